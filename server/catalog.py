@@ -1,0 +1,63 @@
+"""What the wire may ask about models, whoever manages them.
+
+`repository.py` implements `Catalog` over versions loaded in this process; a frontend without sessions implements it
+over what workers announce. This module must never know how a model is loaded or run.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from server.spec import ModelSpec
+from server.statistics import ModelStatistics
+
+
+class ServedModel(Protocol):
+    """One version in service."""
+
+    spec: ModelSpec
+    provider: str
+
+    def statistics(self) -> ModelStatistics:
+        """Return a snapshot of its counters since it was first loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """A row of RepositoryIndex; `state` is READY, LOADING, UNLOADING or UNAVAILABLE, as Triton spells them."""
+
+    name: str
+    version: str
+    state: str
+    reason: str = ""
+
+
+class Catalog(Protocol):
+    """The models this server offers. `find` is on the hot path: a dictionary look-up, no lock, any thread."""
+
+    def find(self, name: str, version: str) -> ServedModel:
+        """Return the version asked for; "" means the highest one in service.
+
+        Raises:
+            ModelNotFound: no such model or version.
+            ModelNotReady: it exists and is not in service now.
+        """
+
+    def versions(self, name: str) -> list[str]:
+        """Return the versions in service, ascending. Raises ModelNotFound."""
+
+    def ready(self) -> bool:
+        """Whether every model that should serve does, and the server is not draining."""
+
+    def index(self) -> list[IndexEntry]:
+        """Return every model and version known, in service or not."""
+
+    async def load(self, name: str, parameters: Mapping[str, object]) -> None:
+        """Load or reload a model (explicit control).
+
+        Raises:
+            ModelNotFound, ModelLoadFailed, FailedPrecondition (control mode), InvalidRequest (parameters).
+        """
+
+    async def unload(self, name: str) -> None:
+        """Take a model out of service after its requests in flight. Raises ModelNotFound, FailedPrecondition."""

@@ -1,0 +1,1 @@
+"""The command line: serve, predict, jobs, models, bench."""

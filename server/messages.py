@@ -1,0 +1,113 @@
+"""What travels between the parts: requests, tensors as raw bytes, answers.
+
+Tensors stay in the wire's own form from end to end (row-major little-endian; BYTES elements each behind a 4-byte
+little-endian length), so that batching is joining bytes and nothing on the way needs numpy or protobuf.
+This module must never know a transport, a broker or a runtime.
+
+The classes are plain slotted dataclasses, not frozen ones: a frozen dataclass costs about a microsecond a field
+to build and these are built per request. Treat them as immutable all the same.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from server.errors import ServingError
+
+Buffer = bytes | memoryview
+"""Raw tensor bytes; a memoryview where rows of a larger request are looked at without a copy."""
+
+ITEM_BYTES: dict[str, int] = {
+    "BOOL": 1,
+    "UINT8": 1,
+    "UINT16": 2,
+    "UINT32": 4,
+    "UINT64": 8,
+    "INT8": 1,
+    "INT16": 2,
+    "INT32": 4,
+    "INT64": 8,
+    "FP16": 2,
+    "BF16": 2,
+    "FP32": 4,
+    "FP64": 8,
+}
+"""Bytes per element of each fixed-size datatype of the protocol; BYTES has none."""
+
+NO_DEADLINE = math.inf
+
+
+@dataclass(slots=True)
+class Tensor:
+    """One named array: `shape` includes the batch dimension, `data` is the wire's raw form of it."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: Buffer
+
+
+@dataclass(slots=True)
+class InferRequest:
+    """One validated inference request; `inputs` are in the order of the model's spec.
+
+    `rows` is the size of the batch dimension (1 for a model without one). `size` is what similar requests are
+    batched by: bytes of its BYTES inputs per row, 0 where all rows are alike. `deadline` is an instant of
+    time.monotonic(), infinity for none. `priority` 1 is the most urgent, 0 asks for the model's default.
+    `outputs` empty means all of them.
+    """
+
+    model_name: str
+    model_version: str
+    id: str
+    inputs: tuple[Tensor, ...]
+    rows: int
+    size: int = 0
+    outputs: tuple[str, ...] = ()
+    priority: int = 0
+    deadline: float = NO_DEADLINE
+    timeout: float | None = None
+    """The request's own `timeout` parameter in seconds, None when it brought none."""
+    traceparent: str = ""
+
+
+@dataclass(slots=True)
+class Timing:
+    """Where one request's time went, in seconds; `batch_rows` is the batch it ran in."""
+
+    queue: float = 0.0
+    compute_input: float = 0.0
+    compute_infer: float = 0.0
+    compute_output: float = 0.0
+    batch_rows: int = 0
+
+
+@dataclass(slots=True)
+class InferResponse:
+    """The answer to one request; `outputs` are those it asked for, in that order."""
+
+    model_name: str
+    model_version: str
+    id: str
+    outputs: tuple[Tensor, ...]
+    timing: Timing = field(default_factory=Timing)
+
+
+Reply = Callable[[InferResponse | ServingError], None]
+"""Called exactly once per submitted request, from whichever thread heard the outcome; must not block or raise."""
+
+
+class Ticket(Protocol):
+    """A submitted request as its caller sees it."""
+
+    def cancel(self) -> None:
+        """Give the request up: its reply is called with Cancelled unless it was already answered.
+
+        Batch-mates are not disturbed; a row already running is computed and thrown away.
+        """
+
+
+def element_count(shape: Sequence[int]) -> int:
+    """Return the number of elements of `shape`, in Python integers because numpy's product wraps around."""
+    return math.prod(shape)

@@ -1,0 +1,94 @@
+"""Counters of one model version, as Triton's ModelStatistics reports them and metrics read them.
+
+Written by the scheduler under its own lock, read as snapshots. Durations are kept in nanoseconds because the
+protocol wants integers that only grow.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Duration:
+    """How often something happened and the nanoseconds it took in all."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, seconds: float, count: int = 1) -> None:
+        """Count `count` events that took `seconds` in all."""
+        self.count += count
+        self.ns += int(seconds * 1e9)
+
+
+@dataclass(slots=True)
+class BatchStatistics:
+    """Executions of one batch size (rows that ran together)."""
+
+    compute_input: Duration = field(default_factory=Duration)
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+
+
+class Histogram:
+    """A histogram cheap enough for the hot path: one bisect and three additions, no lock of its own.
+
+    `prometheus_client`'s costs about 0.7 us an observation, a third more than this server spends on parsing.
+    """
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value; a value equal to a bound belongs to that bound's bucket, as Prometheus says."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def copy(self) -> "Histogram":
+        """Return a snapshot."""
+        other = Histogram(self.bounds)
+        other.counts = list(self.counts)
+        other.sum = self.sum
+        return other
+
+
+SECONDS_BUCKETS = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+"""From the 100 us a small model takes to the 10 s nobody waits longer than."""
+
+ROWS_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+@dataclass(slots=True)
+class ModelStatistics:
+    """Everything one version counts since it was loaded. `last_inference_ms` is epoch milliseconds."""
+
+    last_inference_ms: int = 0
+    inference_count: int = 0
+    """Rows that were inferred."""
+    execution_count: int = 0
+    success: Duration = field(default_factory=Duration)
+    fail: Duration = field(default_factory=Duration)
+    cancel: Duration = field(default_factory=Duration)
+    queue: Duration = field(default_factory=Duration)
+    compute_input: Duration = field(default_factory=Duration)
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+    cache_hit: Duration = field(default_factory=Duration)
+    cache_miss: Duration = field(default_factory=Duration)
+    batches: dict[int, BatchStatistics] = field(default_factory=dict)
+    padded_rows: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    """Requests refused at the entrance, by reason."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Requests given up after they were queued, by reason: expired, cancelled, shutdown."""
+    retried_rows: int = 0
+    queue_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS_BUCKETS))
+    compute_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS_BUCKETS))
+    batch_rows: Histogram = field(default_factory=lambda: Histogram(ROWS_BUCKETS))
