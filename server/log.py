@@ -1,0 +1,104 @@
+"""Log lines: an event name and key-values, JSON unless a person is watching, one canonical line per request.
+
+This module is the only one that reads the wall clock, and it never sees a payload or a secret.
+"""
+
+import json
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Literal, TextIO
+
+from typing_extensions import override
+
+_ROOT = "sluice"
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def event(name: str, level: int = logging.INFO, *, cause: BaseException | None = None, **fields: object) -> None:
+    """Log that something happened: `event("model_loaded", model="mnist", seconds=0.8)`."""
+    logger = logging.getLogger(_ROOT)
+    if logger.isEnabledFor(level):
+        trace = (type(cause), cause, cause.__traceback__) if cause is not None else None
+        logger.log(level, name, extra={"fields": fields}, exc_info=trace)
+
+
+def setup(form: Literal["auto", "json", "text"], level: str, stream: TextIO = sys.stderr) -> None:
+    """Send this server's events to `stream`, and nothing of anybody else's below warning."""
+    text = form == "text" or (form == "auto" and stream.isatty())
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_Text() if text else _Json())
+    logger = logging.getLogger(_ROOT)
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """Change what is logged from now on: debug, info, warning or error."""
+    logging.getLogger(_ROOT).setLevel(_LEVELS[level])
+
+
+def get_level() -> str:
+    """Return the current level's name."""
+    return logging.getLevelName(logging.getLogger(_ROOT).level).lower()
+
+
+class Sampler:
+    """Lets `per_second` lines through each second and tells how many it held back before the next one."""
+
+    def __init__(self, per_second: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit = per_second
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._second = 0
+        self._passed = 0
+        self._held = 0
+
+    def admit(self) -> int | None:
+        """Return None to hold the line back, else the number of lines held back since the last one let through."""
+        with self._lock:
+            second = int(self._clock())
+            if second != self._second:
+                self._second, self._passed = second, 0
+            if self._passed >= self._limit:
+                self._held += 1
+                return None
+            self._passed += 1
+            held, self._held = self._held, 0
+            return held
+
+
+class _Json(logging.Formatter):
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "ts": _timestamp(record.created),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+        }
+        line.update(getattr(record, "fields", {}))
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=True)
+
+
+class _Text(logging.Formatter):
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        pairs = " ".join(f"{key}={_plain(value)}" for key, value in getattr(record, "fields", {}).items())
+        line = f"{_timestamp(record.created)[11:23]} {record.levelname.lower():<7} {record.getMessage():<18} {pairs}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line.rstrip()
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = str(value)
+    return json.dumps(text) if not text.isprintable() or " " in text or not text else text
+
+
+def _timestamp(created: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(created)) + f".{int(created % 1 * 1000):03d}Z"
