@@ -1,0 +1,65 @@
+# Everything is one command; `make help` lists them.
+PYTHON ?= python3
+SERVER := .venv
+DEV    := .venv-dev
+BIN    := $(DEV)/bin
+MODEL  ?= mnist
+PYTEST ?= -n 2 --dist loadfile
+# the GPU build where a GPU answers, else the CPU build; never both (they overwrite each other)
+EXTRA  := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+STEPS  := $(MAKEFILE_LIST) pyproject.toml
+PIP    := install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help install dev serve demo test lint format protos train bench redis clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+install: $(SERVER)/.done ## install the server alone (no torch) into .venv
+
+$(SERVER)/.done: $(STEPS)
+	$(PYTHON) -m venv $(SERVER)
+	$(SERVER)/bin/pip $(PIP) -e ".[$(EXTRA),redis]"
+	@touch $@
+
+dev: $(DEV)/.done ## install everything a developer needs into .venv-dev
+
+# torch first and by itself: a later range must not replace the CPU build by one with CUDA in it
+$(DEV)/.done: $(STEPS)
+	$(PYTHON) -m venv $(DEV)
+	$(BIN)/pip $(PIP) "torch==2.13.0"
+	$(BIN)/pip $(PIP) -e ".[$(EXTRA),redis,train,dev]"
+	@touch $@
+
+redis: # the tests talk to a real redis-server and drive real load with h2load
+	@command -v redis-server >/dev/null && command -v h2load >/dev/null || deploy/install-test-tools.sh
+
+serve: install ## serve the three shipped models on this machine
+	$(SERVER)/bin/sluice serve $(ARGS)
+
+demo: install ## start a server, ask each model one question, stop it
+	$(SERVER)/bin/python -m server demo
+
+test: dev redis lint ## every test, lint included
+	$(BIN)/python -m pytest $(PYTEST) $(ARGS)
+
+lint: dev ## style, types, layers, generated code
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python protos/generate.py --check
+
+format: dev ## let ruff put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+protos: dev ## regenerate server/pb from protos/
+	$(BIN)/python protos/generate.py
+
+train: dev ## train a model and write it to model_store (MODEL=churn|mnist|sentiment)
+	$(BIN)/sluice-train $(MODEL) $(ARGS)
+
+clean: ## remove what the targets above made
+	rm -rf $(SERVER) $(DEV) .mypy_cache .ruff_cache .pytest_cache .hypothesis out *.egg-info

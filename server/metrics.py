@@ -1,0 +1,226 @@
+"""Every metric this server exports, in one table, read from the parts' own counters when Prometheus asks.
+
+Nothing is counted twice and nothing is kept here by hand but the per-request counts: a scrape walks the snapshots that
+schedulers and sessions keep anyway, so the hot path pays for one dictionary look-up and one bisect a request.
+Label values come from loaded models and fixed lists only; a client cannot create one.
+This module is the home of prometheus_client and must never know gRPC, Redis or ONNX Runtime.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+from typing_extensions import override
+
+from server.queues.base import QueueStatistics
+from server.statistics import SECONDS_BUCKETS, Histogram, ModelStatistics
+
+MODEL = ("model", "version")
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric as the documentation lists it."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    help: str
+
+
+FAMILIES: tuple[Family, ...] = (
+    Family("sluice_requests_total", "counter", (*MODEL, "method", "code"), "Finished RPCs by gRPC status code."),
+    Family("sluice_request_duration_seconds", "histogram", (*MODEL, "method"), "Bytes in to bytes out."),
+    Family("sluice_queue_duration_seconds", "histogram", MODEL, "From accepted to the start of the batch."),
+    Family("sluice_compute_duration_seconds", "histogram", MODEL, "ONNX Runtime's part of a batch."),
+    Family("sluice_batch_rows", "histogram", MODEL, "Rows that ran together."),
+    Family("sluice_batches_total", "counter", MODEL, "Batches executed."),
+    Family("sluice_rows_total", "counter", MODEL, "Rows inferred."),
+    Family("sluice_padded_rows_total", "counter", MODEL, "Rows of filler that ran beside them."),
+    Family("sluice_retried_rows_total", "counter", MODEL, "Rows run again after their batch failed or its child died."),
+    Family("sluice_rejected_total", "counter", (*MODEL, "reason"), "Requests refused at the entrance."),
+    Family("sluice_dropped_total", "counter", (*MODEL, "reason"), "Requests given up after they were queued."),
+    Family("sluice_cache_hits_total", "counter", MODEL, "Answers from the response cache."),
+    Family("sluice_cache_misses_total", "counter", MODEL, "Look-ups that found nothing there."),
+    Family("sluice_queue_depth", "gauge", MODEL, "Requests waiting."),
+    Family("sluice_queue_oldest_age_seconds", "gauge", MODEL, "Age of the oldest waiting request."),
+    Family("sluice_inflight", "gauge", (), "RPCs accepted and not yet answered."),
+    Family("sluice_model_loaded", "gauge", (*MODEL, "provider"), "1 for each version in service."),
+    Family("sluice_model_load_seconds", "gauge", MODEL, "How long bringing the version into service took."),
+    Family(
+        "sluice_model_load_failures_total", "counter", ("model",), "Versions that could not be brought into service."
+    ),
+    Family("sluice_session_restarts_total", "counter", MODEL, "Session children replaced after they died."),
+    Family("sluice_build_info", "gauge", ("version", "transport"), "1, with what is running as labels."),
+    Family("nv_inference_request_success", "untyped", MODEL, "Triton's name for successful requests."),
+    Family("nv_inference_request_failure", "untyped", MODEL, "Triton's name for failed requests."),
+    Family("nv_inference_count", "untyped", MODEL, "Triton's name for sluice_rows_total."),
+    Family("nv_inference_exec_count", "untyped", MODEL, "Triton's name for sluice_batches_total."),
+    Family("nv_inference_request_duration_us", "untyped", MODEL, "Cumulative, as Triton counts it."),
+    Family("nv_inference_queue_duration_us", "untyped", MODEL, "Cumulative, as Triton counts it."),
+    Family("nv_inference_compute_input_duration_us", "untyped", MODEL, "Cumulative, as Triton counts it."),
+    Family("nv_inference_compute_infer_duration_us", "untyped", MODEL, "Cumulative, as Triton counts it."),
+    Family("nv_inference_compute_output_duration_us", "untyped", MODEL, "Cumulative, as Triton counts it."),
+    Family("nv_inference_pending_request_count", "untyped", MODEL, "Triton's name for sluice_queue_depth."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSnapshot:
+    """One version in service as the metrics see it."""
+
+    name: str
+    version: str
+    provider: str
+    load_seconds: float
+    restarts: int
+    statistics: ModelStatistics
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where a scrape reads from; every function is cheap and may be called from the metrics thread."""
+
+    models: Callable[[], Iterable[ModelSnapshot]]
+    queues: Callable[[], Mapping[tuple[str, str], QueueStatistics]]
+    inflight: Callable[[], int]
+    load_failures: Callable[[], Mapping[str, int]]
+
+
+class RequestCounts:
+    """Finished RPCs by model, version, method and code; written by every transport and collector thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._codes: dict[tuple[str, str, str, str], int] = {}
+        self._seconds: dict[tuple[str, str, str], Histogram] = {}
+
+    def count(self, model: str, version: str, method: str, code: str, seconds: float) -> None:
+        """Count one finished RPC; `model` must be a loaded one or empty, never the caller's text."""
+        key = (model, version, method)
+        with self._lock:
+            codes = (model, version, method, code)
+            self._codes[codes] = self._codes.get(codes, 0) + 1
+            histogram = self._seconds.get(key)
+            if histogram is None:
+                histogram = self._seconds[key] = Histogram(SECONDS_BUCKETS)
+            histogram.observe(seconds)
+
+    def snapshot(self) -> tuple[dict[tuple[str, str, str, str], int], dict[tuple[str, str, str], Histogram]]:
+        """Return copies of the counters and histograms."""
+        with self._lock:
+            return dict(self._codes), {key: histogram.copy() for key, histogram in self._seconds.items()}
+
+
+class Metrics:
+    """The registry of one server and its text."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self, version: str) -> None:
+        self.requests = RequestCounts()
+        self.transport = ""
+        self.version = version
+        self._registry = CollectorRegistry(auto_describe=False)
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+
+    def read_from(self, sources: Sources) -> None:
+        """Export what these sources tell, from the next scrape on."""
+        self._registry.register(_ServerCollector(self, sources))
+
+    def render(self) -> bytes:
+        """Return the exposition text."""
+        return generate_latest(self._registry)
+
+
+class _Page:
+    """The families of one scrape, filled sample by sample."""
+
+    def __init__(self) -> None:
+        self._metrics = {
+            family.name: (family, Metric(family.name.removesuffix("_total"), family.help, family.kind))
+            for family in FAMILIES
+        }
+
+    def add(self, name: str, labels: tuple[str, ...], value: float) -> None:
+        family, metric = self._metrics[name]
+        metric.add_sample(name, dict(zip(family.labels, labels, strict=True)), value)
+
+    def add_histogram(self, name: str, labels: tuple[str, ...], histogram: Histogram) -> None:
+        family, metric = self._metrics[name]
+        named = dict(zip(family.labels, labels, strict=True))
+        total = 0
+        for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
+            total += count
+            metric.add_sample(f"{name}_bucket", {**named, "le": floatToGoString(bound)}, total)  # type: ignore[no-untyped-call]
+        metric.add_sample(f"{name}_count", named, total)
+        metric.add_sample(f"{name}_sum", named, histogram.sum)
+
+    def metrics(self) -> Iterator[Metric]:
+        return (metric for _, metric in self._metrics.values() if metric.samples)
+
+
+class _ServerCollector(Collector):
+    def __init__(self, metrics: Metrics, sources: Sources) -> None:
+        self._owner = metrics
+        self._sources = sources
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        page = _Page()
+        page.add("sluice_build_info", (self._owner.version, self._owner.transport), 1)
+        page.add("sluice_inflight", (), self._sources.inflight())
+        codes, seconds = self._owner.requests.snapshot()
+        for labels, count in codes.items():
+            page.add("sluice_requests_total", labels, count)
+        for key, histogram in seconds.items():
+            page.add_histogram("sluice_request_duration_seconds", key, histogram)
+        for model, count in self._sources.load_failures().items():
+            page.add("sluice_model_load_failures_total", (model,), count)
+        for key2, queue in self._sources.queues().items():
+            page.add("sluice_queue_depth", key2, queue.depth)
+            page.add("nv_inference_pending_request_count", key2, queue.depth)
+            page.add("sluice_queue_oldest_age_seconds", key2, queue.oldest_age)
+        for snapshot in self._sources.models():
+            _add_model(page, snapshot)
+        return page.metrics()
+
+
+def _add_model(page: _Page, model: ModelSnapshot) -> None:
+    key, counted = (model.name, model.version), model.statistics
+    page.add("sluice_model_loaded", (*key, model.provider), 1)
+    page.add("sluice_model_load_seconds", key, model.load_seconds)
+    page.add("sluice_session_restarts_total", key, model.restarts)
+    page.add_histogram("sluice_queue_duration_seconds", key, counted.queue_seconds)
+    page.add_histogram("sluice_compute_duration_seconds", key, counted.compute_seconds)
+    page.add_histogram("sluice_batch_rows", key, counted.batch_rows)
+    page.add("sluice_batches_total", key, counted.execution_count)
+    page.add("sluice_rows_total", key, counted.inference_count)
+    page.add("sluice_padded_rows_total", key, counted.padded_rows)
+    page.add("sluice_retried_rows_total", key, counted.retried_rows)
+    page.add("sluice_cache_hits_total", key, counted.cache_hit.count)
+    page.add("sluice_cache_misses_total", key, counted.cache_miss.count)
+    for reason, count in counted.rejected.items():
+        page.add("sluice_rejected_total", (*key, reason), count)
+    for reason, count in counted.dropped.items():
+        page.add("sluice_dropped_total", (*key, reason), count)
+    _add_triton_names(page, key, counted)
+
+
+def _add_triton_names(page: _Page, key: tuple[str, str], counted: ModelStatistics) -> None:
+    page.add("nv_inference_request_success", key, counted.success.count)
+    page.add("nv_inference_request_failure", key, counted.fail.count)
+    page.add("nv_inference_count", key, counted.inference_count)
+    page.add("nv_inference_exec_count", key, counted.execution_count)
+    page.add("nv_inference_request_duration_us", key, counted.success.ns // 1000)
+    page.add("nv_inference_queue_duration_us", key, counted.queue.ns // 1000)
+    page.add("nv_inference_compute_input_duration_us", key, counted.compute_input.ns // 1000)
+    page.add("nv_inference_compute_infer_duration_us", key, counted.compute_infer.ns // 1000)
+    page.add("nv_inference_compute_output_duration_us", key, counted.compute_output.ns // 1000)
