@@ -1,0 +1,89 @@
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from server.metrics import FAMILIES, Metrics, ModelSnapshot, Sources
+from server.queues.base import QueueStatistics
+from server.statistics import ModelStatistics
+
+
+@pytest.fixture
+def statistics():
+    return ModelStatistics()
+
+
+@pytest.fixture
+def metrics(statistics):
+    metrics = Metrics("1.2.3")
+    metrics.transport = "lean"
+    metrics.read_from(
+        Sources(
+            models=lambda: [ModelSnapshot("churn", "1", "CPUExecutionProvider", 0.5, 2, statistics)],
+            queues=lambda: {("churn", "1"): QueueStatistics(3, 5, 1, 0.25, 100)},
+            inflight=lambda: 7,
+            load_failures=lambda: {"broken": 4},
+        )
+    )
+    return metrics
+
+
+def samples(metrics):
+    families = text_string_to_metric_families(metrics.render().decode())
+    return {
+        (sample.name, *sorted(sample.labels.values())): sample.value for family in families for sample in family.samples
+    }
+
+
+def test_requests_are_counted_by_code_and_timed(metrics):
+    metrics.requests.count("churn", "1", "ModelInfer", "OK", 0.002)
+    metrics.requests.count("churn", "1", "ModelInfer", "OK", 0.0025)
+    metrics.requests.count("churn", "1", "ModelInfer", "INVALID_ARGUMENT", 20.0)
+
+    read = samples(metrics)
+
+    assert read["sluice_requests_total", "1", "ModelInfer", "OK", "churn"] == 2
+    assert read["sluice_requests_total", "1", "INVALID_ARGUMENT", "ModelInfer", "churn"] == 1
+    assert read["sluice_request_duration_seconds_bucket", "0.0025", "1", "ModelInfer", "churn"] == 2
+    assert read["sluice_request_duration_seconds_bucket", "+Inf", "1", "ModelInfer", "churn"] == 3
+    assert read["sluice_request_duration_seconds_sum", "1", "ModelInfer", "churn"] == pytest.approx(20.0045)
+
+
+def test_a_scrape_reads_what_the_parts_count_themselves(metrics, statistics):
+    statistics.inference_count, statistics.execution_count, statistics.padded_rows = 12, 3, 1
+    statistics.rejected["queue_full"] = 9
+    statistics.dropped["expired"] = 8
+    statistics.success.add(0.5, 12)
+    statistics.batch_rows.observe(4)
+
+    read = samples(metrics)
+
+    assert read["sluice_rows_total", "1", "churn"] == 12
+    assert read["sluice_batches_total", "1", "churn"] == 3
+    assert read["sluice_padded_rows_total", "1", "churn"] == 1
+    assert read["sluice_rejected_total", "1", "churn", "queue_full"] == 9
+    assert read["sluice_dropped_total", "1", "churn", "expired"] == 8
+    assert read["sluice_batch_rows_bucket", "1", "4.0", "churn"] == 1
+    assert read["sluice_queue_depth", "1", "churn"] == 3
+    assert read["sluice_queue_oldest_age_seconds", "1", "churn"] == 0.25
+    assert read[("sluice_inflight",)] == 7
+    assert read["sluice_model_loaded", "1", "CPUExecutionProvider", "churn"] == 1
+    assert read["sluice_model_load_failures_total", "broken"] == 4
+    assert read["sluice_session_restarts_total", "1", "churn"] == 2
+    assert read["nv_inference_count", "1", "churn"] == 12
+    assert read["nv_inference_request_duration_us", "1", "churn"] == 500_000
+
+
+def test_everything_exported_is_in_the_table_with_its_labels(metrics, statistics):
+    statistics.rejected["queue_full"] = 1
+    metrics.requests.count("churn", "1", "ModelInfer", "OK", 0.002)
+    documented = {family.name.removesuffix("_total"): set(family.labels) for family in FAMILIES}
+
+    for family in text_string_to_metric_families(metrics.render().decode()):
+        if family.name.startswith(("sluice_", "nv_")):
+            for sample in family.samples:
+                assert set(sample.labels) - {"le"} == documented[family.name]
+
+
+def test_names_follow_prometheus_rules():
+    for family in FAMILIES:
+        assert (family.kind == "counter") == family.name.endswith("_total")
+        assert family.help.endswith(".")
