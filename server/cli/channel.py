@@ -1,0 +1,92 @@
+"""How every client command reaches a server: the same flags, one call helper, errors as one clear line."""
+
+import argparse
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import grpc
+from typing_extensions import Self
+
+from server.cli.main import CommandError
+
+
+class _Message(Protocol):
+    def SerializeToString(self) -> bytes: ...  # noqa: N802 - protobuf's name
+
+
+Response = TypeVar("Response")
+
+
+class CallFailed(CommandError):
+    """The server answered with an error, or nobody answered."""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say where the server is and how to talk to it."""
+    group = parser.add_argument_group("connection")
+    group.add_argument("--server", default="127.0.0.1:8001", metavar="HOST:PORT", help="(default: %(default)s)")
+    group.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="(default: %(default)s)")
+    group.add_argument("--tls-ca", type=Path, metavar="FILE", help="PEM authority of the server; switches TLS on")
+    group.add_argument("--tls-cert", type=Path, metavar="FILE", help="PEM certificate of this client (mTLS)")
+    group.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM key of this client (mTLS)")
+    group.add_argument("--api-key-file", type=Path, metavar="FILE", help="file holding the API key")
+    group.add_argument("--json", action="store_true", help="print JSON, for scripts")
+
+
+class Client:
+    """Calls by method path; use as a context manager."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._server: str = arguments.server
+        self._timeout: float = arguments.timeout
+        key = _read(arguments.api_key_file)
+        self._metadata = (("authorization", f"Bearer {key.decode().strip()}"),) if key else ()
+        self._channel = _open(arguments)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def call(self, path: str, request: _Message, response: type[Response]) -> Response:
+        """Make one unary call.
+
+        Raises:
+            CallFailed: with the status and the server's sentence.
+        """
+        method = self._channel.unary_unary(
+            path,
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=response.FromString,  # type: ignore[attr-defined]
+        )
+        try:
+            answer: Response = method(request, timeout=self._timeout, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise CallFailed(self._sentence(error)) from error
+        return answer
+
+    def _sentence(self, error: grpc.RpcError) -> str:
+        code, details = error.code(), error.details()
+        if code is grpc.StatusCode.UNAVAILABLE and "failed to connect" in (details or ""):
+            return f"no server answers at {self._server}; start one with `sluice serve`"
+        return f"{code.name}: {details}"
+
+
+def _open(arguments: argparse.Namespace) -> grpc.Channel:
+    options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    if arguments.tls_ca is None:
+        return grpc.insecure_channel(arguments.server, options)
+    credentials = grpc.ssl_channel_credentials(
+        _read(arguments.tls_ca), _read(arguments.tls_key), _read(arguments.tls_cert)
+    )
+    return grpc.secure_channel(arguments.server, credentials, options)
+
+
+def _read(path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CommandError(f"cannot read {path}: {error.strerror}") from error
