@@ -2,10 +2,9 @@
 
 import argparse
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import grpc
-from typing_extensions import Self
 
 from server.cli.main import CommandError
 
