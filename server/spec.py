@@ -114,7 +114,7 @@ class ModelConfig:
     response_cache: bool = False
     decoupled: bool = False
     model_filename: str = "model.onnx"
-    parameters: Mapping[str, str] = EMPTY
+    parameters: Mapping[str, str] = field(default_factory=lambda: EMPTY)
     ignored: tuple[str, ...] = ()
 
 
