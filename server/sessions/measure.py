@@ -1,0 +1,99 @@
+"""Finds out about a loaded model by running it: how long batches take, and whether rows leave each other alone.
+
+Runs go through the instance exactly as they will in service, so what is measured is what the scheduler will see.
+"""
+
+import statistics
+import threading
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from server.messages import Tensor
+from server.sessions.base import BatchError, BatchOutputs, CostPoint, Instance, Part
+from server.sessions.dtypes import NUMPY
+
+BUDGET = 1.5
+"""Seconds the whole cost curve of one model may take."""
+
+FEWEST_RUNS, MOST_RUNS = 3, 30
+ROW_TOLERANCE = 1e-4
+"""How far a row's answer may move with its batch-mates: rounding differs between batch sizes, meaning must not."""
+
+
+def run_now(instance: Instance, parts: Sequence[Part], timeout: float) -> BatchOutputs:
+    """Run one batch and wait for it.
+
+    Raises:
+        BatchError: whatever became of it.
+    """
+    outcomes: list[BatchOutputs | BatchError] = []
+    finished = threading.Event()
+
+    def done(outcome: BatchOutputs | BatchError) -> None:
+        outcomes.append(outcome)
+        finished.set()
+
+    instance.run(parts, timeout, done)
+    finished.wait()
+    if isinstance(outcomes[0], BatchError):
+        raise outcomes[0]
+    return outcomes[0]
+
+
+def cost_curve(instance: Instance, rows: Sequence[Part], sizes: Sequence[int], timeout: float) -> tuple[CostPoint, ...]:
+    """Return the median seconds of a batch for each of `sizes` (ascending), as far as the time budget reaches.
+
+    `rows` are requests of one row to take the batches from, over and over. A size that does not fit in memory ends
+    the curve; a first size that cannot run raises.
+
+    Raises:
+        BatchError: not even the smallest batch ran.
+    """
+    points: list[CostPoint] = []
+    budget = BUDGET / len(sizes)
+    for size in sizes:
+        batch = [rows[i % len(rows)] for i in range(size)]
+        try:
+            points.append(CostPoint(size, _median_seconds(instance, batch, budget, timeout)))
+        except BatchError:
+            if not points:
+                raise
+            break
+        if points[-1].seconds * FEWEST_RUNS > 2 * budget:
+            break  # the next one would take longer than all of them should
+    return tuple(points)
+
+
+def _median_seconds(instance: Instance, batch: Sequence[Part], budget: float, timeout: float) -> float:
+    run_now(instance, batch, timeout)  # the first of its size allocates
+    seconds: list[float] = []
+    while len(seconds) < FEWEST_RUNS or (sum(seconds) < budget and len(seconds) < MOST_RUNS):
+        started = time.perf_counter()
+        run_now(instance, batch, timeout)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def dependent_output(instance: Instance, rows: Sequence[Part], timeout: float) -> str | None:
+    """Return the name of an output in which a row's answer depends on its batch-mates, None if there is none.
+
+    Raises:
+        BatchError: the rows cannot be run.
+    """
+    together = run_now(instance, rows, timeout).parts
+    for row, answers in zip(rows, together, strict=True):
+        (alone,) = run_now(instance, [row], timeout).parts
+        for one, other in zip(alone, answers, strict=True):
+            if not _alike(one, other):
+                return one.name
+    return None
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    if one.datatype not in ("FP16", "FP32", "FP64"):
+        return bytes(one.data) == bytes(other.data)
+    a, b = (np.frombuffer(tensor.data, NUMPY[one.datatype]).astype(np.float64) for tensor in (one, other))
+    tolerance = ROW_TOLERANCE if one.datatype != "FP16" else 10 * ROW_TOLERANCE  # its own rounding is 1e-3
+    return a.shape == b.shape and bool(np.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True))

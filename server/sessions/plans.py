@@ -1,0 +1,44 @@
+"""What it takes to open one session, and what was found when it was: plain values that cross to the child and back."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from server.sessions.files import ModelFile
+from server.spec import TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPlan:
+    """How to open one session. `data_folder` is where external data may lie, "" for nowhere."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    device_id: int
+    threads: int
+    gpu_memory_limit_bytes: int
+    data_folder: str
+    cuda_graphs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChildPlan:
+    """How to start one child, the first time and every time after it died."""
+
+    model: ModelFile
+    session: SessionPlan
+    load_timeout: float
+    memory_limit_bytes: int
+    area_limit_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a child found when it opened the model."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    unserved: tuple[str, ...]
+    provider: str
+    note: str
+    sha256: str
+    seconds: float
+    memory_bytes: int

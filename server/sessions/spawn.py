@@ -1,0 +1,177 @@
+"""Starts session children and holds on to what belongs to one: its process, sockets and areas.
+
+Everything is the child's own, the areas too, so that whatever still writes to a dead one disturbs nobody.
+Never knows batches.
+"""
+
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from server.sessions import frames
+from server.sessions.area import Area
+from server.sessions.plans import ChildPlan, Report
+from server.spec import TensorSpec
+
+_ROOT = str(Path(__file__).resolve().parents[2])
+_PASSED_ON = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_",
+    "LD_",
+    "TZ",
+    "TMPDIR",
+    "CUDA_",
+    "NVIDIA_",
+    "PYTHON",
+    "COVERAGE_",
+    "MALLOC_",
+)
+"""Beginnings of the environment variables a child gets: no secret of the server's, and none of ONNX Runtime's
+switches (ORT_LOAD_CONFIG_FROM_MODEL would let a model file choose its session options)."""
+
+
+class ChildFailed(Exception):
+    """A child did not come up; the text says why."""
+
+
+class SessionChild:
+    """One child process and the parent's ends of what connects to it."""
+
+    def __init__(self, plan: ChildPlan) -> None:
+        self._plan = plan
+        self.inputs = Area.create(plan.area_limit_bytes)
+        self.outputs = Area.create(plan.area_limit_bytes)
+        self.data, data = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.control, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._errors = os.memfd_create("errors", os.MFD_CLOEXEC)
+        self._model = plan.model.open()
+        fds = [data.fileno(), control.fileno(), self._model, self.inputs.fd, self.outputs.fd]
+        command = [sys.executable, "-P", "-X", "faulthandler", "-m", "server.sessions.child", *map(str, fds)]
+        self.process = subprocess.Popen(  # noqa: S603  (our own module, with file descriptors as arguments)
+            [*command, str(plan.area_limit_bytes)],
+            pass_fds=fds,
+            stdin=subprocess.DEVNULL,
+            stdout=self._errors,
+            stderr=self._errors,
+            env=_environment(),
+            start_new_session=True,
+        )
+        data.close()
+        control.close()
+
+    def load(self) -> Report:
+        """Have the model opened and return what was found.
+
+        Raises:
+            ChildFailed: it was refused, took too long, or the child died over it.
+        """
+        order = {
+            "plan": asdict(self._plan.session),
+            "load_seconds": self._plan.load_timeout,
+            "memory_limit_bytes": self._plan.memory_limit_bytes,
+        }
+        self._send(json.dumps(order).encode())
+        packet = self._receive(time.monotonic() + self._plan.load_timeout)
+        kind, _, text = frames.unpack_text(packet)
+        if kind != frames.READY:
+            raise ChildFailed(text)
+        fields = json.loads(text)
+        fields["inputs"], fields["outputs"] = _specs(fields["inputs"]), _specs(fields["outputs"])
+        fields["unserved"] = tuple(fields["unserved"])
+        return Report(**fields)
+
+    def serve(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        """Tell the child the order of the tensors; after this it takes batches."""
+        self._send(json.dumps({"inputs": inputs, "outputs": outputs}).encode())
+
+    def stop(self, sequence: int) -> None:
+        """Ask the child to end a run."""
+        with suppress(OSError):  # it is dead already, and whoever reads `data` knows
+            self.control.send(frames.pack((frames.STOP, sequence)))
+
+    def hang_up(self) -> None:
+        """End the conversation: the child leaves after the packet in hand, and our reader hears an end of file."""
+        with suppress(OSError):  # it is dead already
+            self.data.shutdown(socket.SHUT_RDWR)
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self.process.kill()
+
+    def last_words(self) -> str:
+        """Return the end of what the child wrote to its standard error."""
+        size = os.fstat(self._errors).st_size
+        return os.pread(self._errors, 2000, max(0, size - 2000)).decode("utf-8", "replace").strip()
+
+    def close(self, timeout: float = 1.0) -> int:
+        """Let the child go, reap it and give everything back; returns its exit status. Idempotent."""
+        if self._errors < 0:
+            return self.process.wait()
+        self.control.close()
+        self.data.close()
+        try:
+            status = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            status = self.process.wait()
+        self.inputs.close()
+        self.outputs.close()
+        os.close(self._model)
+        os.close(self._errors)
+        self._errors = -1
+        return status
+
+    def discard(self) -> None:
+        """End a child that is of no use."""
+        self.kill()
+        self.close()
+
+    def _send(self, packet: bytes) -> None:
+        try:
+            self.data.send(packet)
+        except OSError as error:
+            raise ChildFailed(f"the session process cannot be told what to do: {error}") from error
+
+    def _receive(self, deadline: float) -> bytes:
+        poll = select.poll()
+        poll.register(self.data, select.POLLIN)
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            raise ChildFailed(f"opening the model took longer than {self._plan.load_timeout:g} s")
+        try:
+            packet = self.data.recv(frames.MAX_PACKET_BYTES)
+        except ConnectionError:
+            packet = b""
+        if not packet:
+            raise ChildFailed(f"the session process died while it opened the model: {self.obituary()}")
+        return packet
+
+    def obituary(self) -> str:
+        """Return how the child ended, once it has: its signal or status, and its last words."""
+        try:
+            status = self.process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            return "it closed its socket"
+        how = f"signal {-status}" if status < 0 else f"status {status}"
+        words = self.last_words().splitlines()
+        return f"{how} ({words[0]})" if words else how
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
+    path = kept.get("PYTHONPATH", "")
+    kept["PYTHONPATH"] = f"{_ROOT}{os.pathsep}{path}" if path else _ROOT
+    return kept
+
+
+def _specs(rows: list[dict[str, object]]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(str(row["name"]), str(row["datatype"]), tuple(row["shape"])) for row in rows)  # type: ignore[arg-type]
