@@ -15,6 +15,7 @@ COMMANDS = {
     "serve": "serve the models of a model store",
     "predict": "ask a served model one question",
     "models": "list, show, load and unload models",
+    "bench": "measure any Open Inference Protocol server under load",
     "demo": "start a server, ask each shipped model one question, stop it",
 }
 USAGE_ERROR = 2

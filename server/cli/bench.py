@@ -1,0 +1,138 @@
+"""`sluice bench`: open-loop (Poisson) and closed-loop load against any Open Inference Protocol server.
+
+It says when it was itself the bottleneck: a generator at the end of its core measures itself.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from server.cli.channel import CallFailed, Client, add_flags
+from server.cli.load import LoadClient, Outcome, closed_loop, open_loop, poisson
+from server.cli.main import CommandError
+from server.codec import encode_bytes
+from server.messages import ITEM_BYTES, element_count
+from server.pb import open_inference_pb2 as oip
+
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+BUSY_SHARE = 0.9
+"""Share of a core from which the generator counts as the bottleneck."""
+LATE_SECONDS = 0.005
+"""Median lateness of sends from which it does, too."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that describe the load."""
+    add_flags(parser)
+    parser.add_argument("name", metavar="MODEL")
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument("--in-flight", type=int, default=16, metavar="N", help="closed loop with N calls (default: 16)")
+    shape.add_argument("--rate", type=float, metavar="R", help="open loop with R calls a second, Poisson arrivals")
+    parser.add_argument("--seconds", type=float, default=5.0, help="length of the run (default: %(default)s)")
+    parser.add_argument(
+        "--warm-up", type=float, default=1.0, metavar="SECONDS", help="closed loop before it (default: 1)"
+    )
+    parser.add_argument("--deadline", type=float, default=10.0, metavar="SECONDS", help="of each call (default: 10)")
+    parser.add_argument("--rows", type=int, default=1, help="rows a call (default: 1)")
+    parser.add_argument("--text", default="a wonderful film", help="element of BYTES inputs (default: %(default)r)")
+    parser.add_argument("--body", type=Path, metavar="FILE", help="a serialised ModelInferRequest to send as it is")
+    parser.add_argument("--seed", type=int, default=7, help="of the arrivals (default: 7)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the load and print what came of it. Returns 1 when no call succeeded. Raises CommandError."""
+    message = _message(arguments)
+    client = LoadClient(arguments.server)
+    try:
+        closed_loop(client, INFER, message, 4, arguments.warm_up, timeout=arguments.deadline)
+        if arguments.rate:
+            instants = poisson(arguments.rate, arguments.seconds, arguments.seed)
+            outcome = open_loop(client, INFER, message, instants, arguments.deadline)
+        else:
+            outcome = closed_loop(
+                client, INFER, message, arguments.in_flight, arguments.seconds, timeout=arguments.deadline
+            )
+    finally:
+        client.close()
+    report = summary(outcome, arguments.rows)
+    print(json.dumps(report) if arguments.json else "\n".join(lines(report)))
+    return 0 if outcome.latencies else 1
+
+
+def summary(outcome: Outcome, rows: int) -> dict[str, object]:
+    """Return throughput (calls and rows a second), latency percentiles (milliseconds), statuses and cautions."""
+    good = np.sort(np.array(outcome.latencies)) * 1000
+    percentiles = {
+        f"p{q:g}_ms": round(float(np.percentile(good, q)), 3) if len(good) else None for q in (50, 90, 99, 99.9)
+    }
+    share = outcome.cpu_seconds / outcome.seconds if outcome.seconds else 0.0
+    late = float(np.median(outcome.late)) if outcome.late else 0.0
+    caution = ""
+    if share > BUSY_SHARE or late > LATE_SECONDS:
+        caution = f"the load generator was the bottleneck: {share:.0%} of a core, sends {late * 1000:.1f} ms late"
+    return {
+        "sent": outcome.sent,
+        "ok_per_second": round(len(good) / outcome.seconds, 1),
+        "rows_per_second": round(rows * len(good) / outcome.seconds, 1),
+        **percentiles,
+        "codes": {str(code): count for code, count in sorted(outcome.codes.items())},
+        "seconds": round(outcome.seconds, 3),
+        "generator_cpu": round(share, 2),
+        "caution": caution,
+    }
+
+
+def lines(report: dict[str, object]) -> Sequence[str]:
+    """Return the report as a person reads it."""
+    percentiles = "   ".join(f"{name[:-3]} {report[name]}" for name in report if name.endswith("_ms"))
+    throughput = f"{report['ok_per_second']} ok/s, {report['rows_per_second']} rows/s"
+    return [
+        f"{report['sent']} calls in {report['seconds']} s, {throughput}",
+        f"latency ms   {percentiles}",
+        f"status codes {report['codes']}   generator {report['generator_cpu']} of a core",
+        *([f"CAUTION: {report['caution']}"] if report["caution"] else []),
+    ]
+
+
+def _message(arguments: argparse.Namespace) -> bytes:
+    if arguments.body is not None:
+        try:
+            body: bytes = arguments.body.read_bytes()
+        except OSError as error:
+            raise CommandError(f"cannot read {arguments.body}: {error.strerror}") from error
+        return body
+    with Client(arguments) as client:
+        request = oip.ModelMetadataRequest(name=arguments.name)
+        try:
+            metadata = client.call("/inference.GRPCInferenceService/ModelMetadata", request, oip.ModelMetadataResponse)
+        except CallFailed as error:
+            raise CommandError(f"cannot ask {arguments.server} about {arguments.name}: {error}") from error
+    return made_up(metadata, arguments.rows, arguments.text).SerializeToString()
+
+
+def made_up(metadata: oip.ModelMetadataResponse, rows: int, text: str) -> oip.ModelInferRequest:
+    """Return a request of `rows` rows with zeros and ones for numbers and `text` for strings; -1 dimensions are 1."""
+    random = np.random.default_rng(7)
+    request = oip.ModelInferRequest(model_name=metadata.name)
+    for tensor in metadata.inputs:
+        shape = [rows if i == 0 and size == -1 else max(size, 1) for i, size in enumerate(tensor.shape)]
+        count = element_count(shape)
+        request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=shape)
+        if tensor.datatype == "BYTES":
+            request.raw_input_contents.append(encode_bytes([text.encode()] * count))
+        else:
+            numbers = random.integers(0, 2, count)
+            request.raw_input_contents.append(_little_endian(numbers, tensor.datatype))
+    return request
+
+
+def _little_endian(numbers: "np.ndarray[tuple[int], np.dtype[np.int64]]", datatype: str) -> bytes:
+    kinds = {"FP16": "<f2", "FP32": "<f4", "FP64": "<f8"}
+    if datatype == "BF16":  # the upper half of FP32
+        return numbers.astype("<f4").view("<u2")[1::2].tobytes()
+    if datatype in kinds:
+        return numbers.astype(kinds[datatype]).tobytes()
+    return numbers.astype(f"<i{ITEM_BYTES[datatype]}").tobytes()
