@@ -7,6 +7,7 @@ Durations are seconds.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
@@ -116,6 +117,16 @@ class ModelConfig:
     model_filename: str = "model.onnx"
     parameters: Mapping[str, str] = field(default_factory=lambda: EMPTY)
     ignored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """A version directory found in the store, not yet loaded."""
+
+    config: ModelConfig
+    version: str
+    directory: Path
+    model_file: Path
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ This module must never know onnxruntime, a wire or a queue.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Protocol
 
 from server.messages import Buffer, Tensor
-from server.spec import ModelConfig, ModelSpec
+from server.spec import ModelSpec
+from server.spec import ModelVersion as ModelVersion  # noqa: PLC0414  (part of this contract; its home is below)
 
 
 class BatchError(Exception):
@@ -117,16 +117,6 @@ class LoadedModel:
     memory_bytes: int
     labels: Mapping[str, str]
     """What operators like to see: variant, threads, golden rows replayed, ..."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelVersion:
-    """A version directory found in the store, not yet loaded."""
-
-    config: ModelConfig
-    version: str
-    directory: Path
-    model_file: Path
 
 
 @dataclass(frozen=True, slots=True)
