@@ -157,6 +157,8 @@ class TransportOptions:
     keepalive_time: float = 60.0
     keepalive_timeout: float = 20.0
     min_ping_interval: float = 30.0
+    handshake_timeout: float = 20.0
+    """Until a new connection must have finished TLS and sent its first HTTP/2 frame."""
     max_connection_idle: float = 600.0
     max_connection_age: float = 0.0
     """0 for no limit."""
