@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import binary_cross_entropy_with_logits, embedding_bag
 
 from trainer.reading import Tokens
 
@@ -53,50 +54,66 @@ def keys_of(tokens: Tokens) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return texts[first], keys[first]
 
 
-def _matrix(texts: NDArray[np.int64], keys: NDArray[np.int64], known: NDArray[np.int64], rows: int) -> torch.Tensor:
-    """Presence of known phrases, sparse [rows, phrases]."""
-    column = np.minimum(np.searchsorted(known, keys), len(known) - 1)
-    hit = known[column] == keys
-    texts, column = texts[hit], column[hit]
-    starts = np.concatenate([[0], np.cumsum(np.bincount(texts, minlength=rows))])
-    return torch.sparse_csr_tensor(
-        torch.from_numpy(starts), torch.from_numpy(column), torch.ones(len(column)), (rows, len(known))
-    )
+class Presence:
+    """A sparse 0/1 matrix [texts, phrases] that sums numbers along either side.
+
+    Two lists of bags, one by text and one by phrase, since `embedding_bag` adds up bags fast and on all cores.
+    """
+
+    def __init__(self, tokens: Tokens, known: NDArray[np.int64]) -> None:
+        texts, keys = keys_of(tokens)
+        column = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+        hit = known[column] == keys
+        texts, column = texts[hit], column[hit]
+        by_column = np.argsort(column, kind="stable")
+        self.columns, self.text_starts = torch.from_numpy(column), _starts(texts, len(tokens))
+        self.texts, self.column_starts = torch.from_numpy(texts[by_column]), _starts(column, len(known))
+
+    def over_phrases(self, of_phrase: torch.Tensor) -> torch.Tensor:
+        """For each text, the sum over its phrases, [texts]."""
+        return embedding_bag(self.columns, of_phrase[:, None], self.text_starts, mode="sum")[:, 0]
+
+    def over_texts(self, of_text: torch.Tensor) -> torch.Tensor:
+        """For each phrase, the sum over the texts that have it, [phrases]."""
+        return embedding_bag(self.texts, of_text[:, None], self.column_starts, mode="sum")[:, 0]
 
 
-def learn(tokens: Tokens, rarest: int, prior: float) -> Votes:
+def _starts(members: NDArray[np.int64], bags: int) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate([[0], np.cumsum(np.bincount(members, minlength=bags))[:-1]]))
+
+
+def learn(tokens: Tokens, rarest: int, prior: float, most: int) -> Votes:
     """Fit the votes.
 
     Args:
         tokens: the training texts.
         rarest: a phrase must be in at least this many texts.
         prior: strength of the quadratic pull of the scaled weights to zero.
+        most: how many votes to keep, the weightiest; the rest are dropped after the fit.
     """
-    texts, keys = keys_of(tokens)
-    known, counts = np.unique(keys, return_counts=True)
+    known, counts = np.unique(keys_of(tokens)[1], return_counts=True)
     known = known[counts >= rarest]
-    present = _matrix(texts, keys, known, len(tokens))
+    present = Presence(tokens, known)
     labels = torch.from_numpy(tokens.labels).float()
-    transposed = present.t().to_sparse_csr()
-    positive, negative = transposed @ labels + 1, transposed @ (1 - labels) + 1
+    positive, negative = present.over_texts(labels) + 1, present.over_texts(1 - labels) + 1
     ratio = torch.log(positive / positive.sum()) - torch.log(negative / negative.sum())
-    scaled, bias = _solve(present, transposed, ratio, labels, prior)
-    return Votes(known, (scaled * ratio).numpy().astype(np.float32), bias)
+    scaled, bias = _solve(present, ratio, labels, prior)
+    weights = (scaled * ratio).numpy().astype(np.float32)
+    kept = np.sort(np.argsort(-np.abs(weights), kind="stable")[:most])
+    return Votes(known[kept], weights[kept], bias)
 
 
-def _solve(
-    present: torch.Tensor, transposed: torch.Tensor, ratio: torch.Tensor, labels: torch.Tensor, prior: float
-) -> tuple[torch.Tensor, float]:
+def _solve(present: Presence, ratio: torch.Tensor, labels: torch.Tensor, prior: float) -> tuple[torch.Tensor, float]:
     """Minimise the summed log loss + prior/2 |weights|^2 over the weights of the scaled columns and a bias."""
     weights, bias = torch.zeros(len(ratio)), torch.zeros(1)
     solver = torch.optim.LBFGS([weights, bias], max_iter=ITERATIONS, history_size=10, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
-        logits = present @ (ratio * weights) + bias
+        logits = present.over_phrases(ratio * weights) + bias
         error = torch.sigmoid(logits) - labels
-        weights.grad = ratio * (transposed @ error) + prior * weights
+        weights.grad = ratio * present.over_texts(error) + prior * weights
         bias.grad = error.sum().reshape(1)
-        likelihood = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+        likelihood = binary_cross_entropy_with_logits(logits, labels, reduction="sum")
         return likelihood + prior / 2 * weights.square().sum()
 
     solver.step(loss)  # type: ignore[no-untyped-call]
@@ -105,6 +122,5 @@ def _solve(
 
 def logits(votes: Votes, tokens: Tokens) -> NDArray[np.float32]:
     """The sum of the votes present in each text, [rows]."""
-    present = _matrix(*keys_of(tokens), votes.keys, len(tokens))
-    summed: NDArray[np.float32] = (present @ torch.from_numpy(votes.weights)).numpy() + np.float32(votes.bias)
-    return summed
+    summed: NDArray[np.float32] = Presence(tokens, votes.keys).over_phrases(torch.from_numpy(votes.weights)).numpy()
+    return summed + np.float32(votes.bias)

@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer import phrases, reading, scores
-from trainer.examples import Dataset, Examples, Inputs, first_rows, texts
+from trainer.blend import Blend
+from trainer.examples import Dataset, Examples, Inputs, texts
 from trainer.loop import Plan, Score, fit
 from trainer.readers import binary_label, records
 from trainer.reading import PAD, UNKNOWN, Tokens
 from trainer.recipe import Conditions, Prose, Recipe, Trained
-from trainer.sentiment_graph import Blend, to_onnx
+from trainer.sentiment_graph import round_vectors, to_onnx
 from trainer.sources import IMDB, read
 
 
@@ -48,8 +49,10 @@ class Settings:
     dropout: float = 0.5  # share of features before and after the LSTM silenced in training
     batch_rows: int = 64  # reviews per step
     validation_rows: int = 2500  # training reviews held out
-    rarest_phrase: int = 3  # a phrase must occur in this many training reviews to vote
+    rows: int = 25000  # training reviews used, at most
+    rarest_phrase: int = 4  # a phrase must occur in this many training reviews to vote
     phrase_prior: float = 3.0  # strength of the pull of phrase weights to zero
+    phrases: int = 150000  # phrases that vote, the weightiest
     plan: Plan = Plan(
         epochs=5,
         patience=2,
@@ -146,16 +149,17 @@ def logits_of(network: nn.Module, rows: Tokens, device: torch.device) -> NDArray
 
 def train(data: Dataset, settings: Settings, conditions: Conditions) -> Trained:
     """Tokens, the phrase reader, the recurrent reader, their blend on held-out reviews, one graph."""
-    order = np.random.RandomState(0).permutation(len(data.train))
+    order = np.random.RandomState(0).permutation(len(data.train))[: settings.rows]
     cut = min(settings.validation_rows, len(order) // 5)
     rows, held_out = data.train.take(order[cut:]), data.train.take(order[:cut])
     vocabulary = reading.learn_vocabulary(rows.inputs["text"], settings.rarest_word)
     seen, unseen = (reading.tokenise(part, vocabulary, settings.tokens) for part in (rows, held_out))
-    votes = phrases.learn(seen, settings.rarest_phrase, settings.phrase_prior)
+    votes = phrases.learn(seen, settings.rarest_phrase, settings.phrase_prior, settings.phrases)
     task = Task(seen, unseen, settings, conditions)
     checkpoint = conditions.checkpoint("sentiment", f"{settings} rows={len(rows)}")
     history = fit(task, settings.plan, conditions.seed, checkpoint, quiet=conditions.quiet)
     network = task.network.cpu()
+    round_vectors(network)  # as they are stored, before anything is measured
     cpu = torch.device("cpu")
     readers = np.stack([logits_of(network, unseen, cpu), phrases.logits(votes, unseen)], axis=1)
     blend = Blend.learn(readers, unseen.labels)
@@ -183,3 +187,55 @@ def train(data: Dataset, settings: Settings, conditions: Conditions) -> Trained:
 
 def _alone(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
     return scores.accuracy(reading.two_columns(logits), labels)
+
+
+def golden() -> Inputs:
+    """Own sentences of very different lengths, the empty text, a shout, other scripts, and a long ramble."""
+    ramble = "The plot goes on and on, the jokes fall flat, and nobody on screen seems to care. "
+    praise = "Every scene is a small wonder; I laughed, I cried, I would watch it again tomorrow! "
+    return {
+        "text": texts(
+            [
+                "a wonderful film",
+                "",
+                "Terrible.",
+                "WORST MOVIE EVER!!! I want my two hours back...",
+                "Not bad at all: a quiet, funny and touching story. 9/10<br /><br />See it.",
+                "It was meant to be a thriller, but the only suspense was whether I would stay awake.",
+                "café, naïve, Фильм, 映画, \U0001f3ac",
+                "The actors try hard, and the music is lovely, yet the script gives them nothing to work with.",
+                praise * 6,
+                ramble * 40,
+            ]
+        )
+    }
+
+
+RECIPE = Recipe(
+    name="sentiment",
+    labels=("negative", "positive"),
+    source=IMDB,
+    settings=Settings(),
+    rehearsal=replace(
+        Settings(), words=2000, channels=32, rarest_phrase=50, rows=2000, plan=replace(Settings().plan, epochs=1)
+    ),
+    grid={"state": [32, 64], "vector": [32, 64], "phrase_prior": [3.0, 10.0]},
+    load=load,
+    train=train,
+    golden=golden,
+    prose=Prose(
+        task="Whether a film review is negative or positive.",
+        data="50,000 film reviews from IMDb with at most 30 a film (Maas et al. 2011), texts as they were written.",
+        split=(
+            "The original one, 25,000 to train and 25,000 to test, no film in both; validation is 2,500 of the "
+            "training reviews, taken after a shuffle (`numpy.random.RandomState(0).permutation(25000)[:2500]`). "
+            "123 test texts also occur in train; they are left in, as published results leave them in."
+        ),
+        use="Demonstrating and load-testing the platform; English film reviews of a sentence or more.",
+        limits=(
+            "English only; another language or an empty text gets an answer that means nothing. Only the first 1,024 "
+            "tokens are read. Capitals are not told from small letters. Irony, and praise of one thing inside a review "
+            "that pans another, are where it errs most."
+        ),
+    ),
+)
