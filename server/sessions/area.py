@@ -11,7 +11,8 @@ import os
 
 FIRST_BYTES = 64 << 10
 KEPT_BYTES = 16 << 20
-"""Pages beyond these go back to the system after the batch that needed them."""
+SMALL_BATCHES = 256
+"""Pages beyond `KEPT_BYTES` go back to the system after this many batches in a row that did without them."""
 
 ALIGNMENT = 64
 """Every tensor starts on a cache line, which is what ONNX Runtime's kernels like best."""
@@ -32,6 +33,7 @@ class Area:
         self.fd = fd
         self.limit = limit
         self._map = mmap.mmap(fd, os.fstat(fd).st_size)
+        self._small_batches = 0
         self.view = memoryview(self._map)
 
     @classmethod
@@ -67,9 +69,10 @@ class Area:
         if size > self.size:
             self._remap(size)
 
-    def trim(self) -> None:
-        """Give pages back that only an unusually large batch needed."""
-        if self.size > KEPT_BYTES:
+    def settle(self, used: int) -> None:
+        """Hear how much of the area a batch took; pages that no recent batch needed go back to the system."""
+        self._small_batches = self._small_batches + 1 if used <= KEPT_BYTES else 0
+        if self._small_batches == SMALL_BATCHES and self.size > KEPT_BYTES:
             self._map.madvise(mmap.MADV_REMOVE, KEPT_BYTES, self.size - KEPT_BYTES)
 
     def close(self) -> None:

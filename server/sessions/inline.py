@@ -12,6 +12,7 @@ from hashlib import sha256
 from queue import SimpleQueue
 
 from server.errors import ModelLoadFailed
+from server.log import event
 from server.sessions.base import BatchDone, BatchError, BatchOutputs, InstanceDied, Part, RunFailed, RunTimedOut
 from server.sessions.dtypes import Array, to_array, to_raw
 from server.sessions.layout import BatchLayout, Output
@@ -19,8 +20,6 @@ from server.sessions.ort import OrtSession, SessionRefused, Stop, open_session
 from server.sessions.plans import ChildPlan
 from server.sessions.watchdog import Watchdog
 from server.spec import ModelSpec
-
-_log = logging.getLogger(__name__)
 
 OBEY = 0.1
 """Seconds a stopped run has to end before it is reported without its thread."""
@@ -106,7 +105,7 @@ class InlineInstance:
             return run.due
         self._stuck = True
         if self._finish(run):
-            _log.error("a run does not stop", extra={"instance": self.name})
+            event("run_does_not_stop", logging.ERROR, instance=self.name)
             _report(run.done, RunTimedOut("the run did not stop at its bound"))
         return float("inf")
 

@@ -22,6 +22,7 @@ from server.errors import ModelLoadFailed
 from server.sessions import limits
 from server.sessions.base import BatchError, LoadedModel, ModelVersion, SessionOptions
 from server.sessions.files import ModelFile, check_files
+from server.sessions.install import check_installation
 from server.sessions.plans import ChildPlan, Report, SessionPlan
 from server.sessions.process import ProcessInstance
 from server.sessions.prove import Fresh, Proof, prove
@@ -42,7 +43,9 @@ class ModelLoader:
     """See `server.sessions.base.Loader`. Loads one version per call; calls may run side by side."""
 
     def __init__(self, options: SessionOptions, resolve: Resolve) -> None:
+        """Check that one ONNX Runtime is installed. Raises FailedPrecondition."""
         self._options = options
+        self.runtime = check_installation()
         self._resolve = resolve
         self._watchdog = Watchdog()
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from server.errors import ModelLoadFailed
+from server.log import event
 from server.sessions import frames
 from server.sessions.area import align
 from server.sessions.base import (
@@ -32,8 +33,6 @@ from server.sessions.plans import ChildPlan
 from server.sessions.spawn import ChildFailed, SessionChild
 from server.sessions.watchdog import Watchdog
 from server.spec import ModelSpec
-
-_log = logging.getLogger(__name__)
 
 OBEY = 0.1
 """Seconds a stopped run has to end by itself before its process is killed."""
@@ -69,6 +68,8 @@ class ProcessInstance:
         self._budget = RestartBudget()
         self._lock = threading.Lock()
         self._child: SessionChild | None = child
+        self._coming: SessionChild | None = None
+        """The next child, while it loads."""
         self._run: _Run | None = None
         self._sequence = 0
         self._closing = threading.Event()
@@ -138,7 +139,7 @@ class ProcessInstance:
         if now < run.due:
             return run.due
         if run.stopped:
-            _log.warning("session process killed", extra={"instance": self.name, "why": "did not stop when told to"})
+            event("session_process_killed", logging.WARNING, instance=self.name, why="did not stop when told to")
             run.child.kill()
             return float("inf")
         run.stopped = True
@@ -157,7 +158,7 @@ class ProcessInstance:
             self.terminate()
             self._idle.wait(2 * OBEY)
         with self._lock:
-            child = self._child
+            child = self._child or self._coming
         if child is not None:
             child.hang_up()
         if threading.current_thread() is not self._collector:
@@ -187,7 +188,7 @@ class ProcessInstance:
             try:
                 outcome = self._outcome(child, run, packet)
             except (ValueError, TypeError, IndexError, struct.error) as error:
-                _log.error("session process talks nonsense", extra={"instance": self.name, "why": str(error)})
+                event("session_process_talks_nonsense", logging.ERROR, instance=self.name, why=str(error))
                 child.kill()
                 return
             if run is not None and self._finish(run):
@@ -205,17 +206,17 @@ class ProcessInstance:
         _, _, area_bytes, count, nanoseconds, padded, *words = frames.unpack(packet)
         child.outputs.follow(min(area_bytes, child.outputs.limit))
         view = child.outputs.view
-        outputs, at = [], 0
+        outputs, at, outputs_end = [], 0, 0
         for _ in range(count):
             offset, nbytes, rank = words[at : at + 3]
             at += 3 + rank
-            outputs.append(Output(tuple(words[at - rank : at]), view[offset : offset + nbytes]))
+            outputs_end = offset + nbytes
+            outputs.append(Output(tuple(words[at - rank : at]), view[offset:outputs_end]))
         try:
             parts = self._layout.scatter(outputs, run.parts)
         except BatchError as error:
             return error
-        child.inputs.trim()
-        child.outputs.trim()
+        child.outputs.settle(outputs_end)
         return BatchOutputs(parts, run.compute_input, nanoseconds * 1e-9, time.monotonic() - started, padded)
 
     def _finish(self, run: _Run) -> bool:
@@ -237,7 +238,7 @@ class ProcessInstance:
             run.done(RunTimedOut("the run was killed at its bound") if run.stopped else InstanceDied(obituary))
         child.close()
         if not self._closing.is_set():
-            _log.error("session process died", extra={"instance": self.name, "how": obituary})
+            event("session_process_died", logging.ERROR, instance=self.name, how=obituary)
 
     def _replace(self) -> SessionChild | None:
         """Bring up the next child, as often as it takes; None when the instance is closing."""
@@ -246,10 +247,8 @@ class ProcessInstance:
             child = self._start()
             if child is None:
                 continue
-            with self._lock:
-                self._child = child
             self.restarts += 1
-            _log.info("session process replaced", extra={"instance": self.name, "seconds": time.monotonic() - started})
+            event("session_process_replaced", instance=self.name, seconds=time.monotonic() - started)
             for callback in self._callbacks:
                 callback()
             return child
@@ -260,15 +259,23 @@ class ProcessInstance:
             self._plan.model.check_unchanged()
             child = SessionChild(self._plan)
         except (ModelLoadFailed, OSError) as error:
-            _log.error("session process not started", extra={"instance": self.name, "why": str(error)})
+            event("session_process_not_started", logging.ERROR, instance=self.name, why=str(error))
             return None
+        with self._lock:
+            self._coming = child
+        if self._closing.is_set():
+            child.hang_up()  # `close` came before it could see this child
         try:
             child.load()
             self._serve(child)
         except ChildFailed as error:
+            event("session_process_not_started", logging.ERROR, instance=self.name, why=str(error))
+            with self._lock:
+                self._coming = None
             child.discard()
-            _log.error("session process not started", extra={"instance": self.name, "why": str(error)})
             return None
+        with self._lock:
+            self._child, self._coming = child, None
         return child
 
     def _serve(self, child: SessionChild) -> None:
@@ -288,6 +295,7 @@ class ProcessInstance:
             _write(view, at, column)
             words += (column.index, at, column.nbytes, len(column.shape), *column.shape)
             at += align(column.nbytes)
+        area.settle(at)
         return frames.pack(words)
 
 

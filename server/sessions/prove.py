@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from server.cost import CostCurve
 from server.errors import ModelLoadFailed
+from server.log import event
 from server.sessions.base import CostPoint, Instance, ModelVersion, Part, RunFailed
 from server.sessions.golden import Golden, check_answers, read_golden
 from server.sessions.measure import cost_curve, dependent_output, run_now
 from server.sessions.samples import made_up, warmup_part
 from server.spec import ModelSpec
-
-_log = logging.getLogger(__name__)
 
 MOST_ROWS_CHECKED = 8
 """Rows on which it is checked that rows do not depend on each other."""
@@ -65,12 +65,9 @@ def prove(proof: Proof, instances: Sequence[Fresh]) -> None:
         if golden is not None:
             _replay(proof, golden, instance)
     rows = list(golden.parts) if golden else _acceptable(proof, instances[0])
-    if rows is None:
-        proof.labels["warm_up"] = "the model refuses made-up inputs; add golden.npz or model_warmup"
-        proof.costs = (CostPoint(1, 0.0),)
-        return
-    _check_rows(proof, instances, rows)
-    _measure(proof, instances, rows)
+    if rows is not None:
+        _check_rows(proof, instances, rows)
+        _measure(proof, instances, rows)
 
 
 def _warm_up(proof: Proof, instance: Fresh) -> None:
@@ -93,16 +90,19 @@ def _replay(proof: Proof, golden: Golden, instance: Fresh) -> None:
 
 def _acceptable(proof: Proof, instance: Fresh) -> list[Part] | None:
     """Return made-up requests that the model does not refuse, None where it refuses all."""
-    refusal = ""
+    refusal, started = "", time.monotonic()
     for zeros in (False, True):
         rows = made_up(proof.spec, MOST_ROWS_CHECKED, zeros=zeros)
+        started = time.monotonic()
         try:
             run_now(instance, rows[:1], proof.remaining())
         except RunFailed as error:
             refusal = str(error)
             continue
         return rows
-    _log.info("model refuses made-up inputs", extra={"model": proof.spec.name, "why": refusal})
+    proof.labels["warm_up"] = "the model refuses made-up inputs; add golden.npz or model_warmup"
+    proof.costs = (CostPoint(1, time.monotonic() - started),)  # how long a refusal takes is all there is to go by
+    event("made_up_inputs_refused", model=proof.spec.name, why=refusal)
     return None
 
 
@@ -118,7 +118,7 @@ def _check_rows(proof: Proof, instances: Sequence[Fresh], rows: Sequence[Part]) 
     if culprit is None:
         return
     proof.labels["batching"] = f"disabled: output {culprit} depends on the other rows of a batch"
-    _log.warning("batching disabled", extra={"model": proof.spec.name, "why": proof.labels["batching"]})
+    event("batching_disabled", logging.WARNING, model=proof.spec.name, why=proof.labels["batching"])
     proof.spec = replace(proof.spec, max_batch_size=0)
     for instance in instances:
         instance.adopt(proof.spec)
@@ -128,7 +128,8 @@ def _measure(proof: Proof, instances: Sequence[Fresh], rows: Sequence[Part]) -> 
     sizes = _sizes(proof.spec.max_batch_size)
     proof.costs = cost_curve(instances[0], rows, sizes, proof.remaining())
     if proof.spec.batches and proof.version.config.max_batch_size is None:
-        proof.spec = replace(proof.spec, max_batch_size=proof.costs[-1].rows)
+        knee = CostCurve((point.rows, point.seconds) for point in proof.costs).knee()
+        proof.spec = replace(proof.spec, max_batch_size=knee)
 
 
 def _sizes(largest: int) -> list[int]:
