@@ -8,14 +8,18 @@ training rows, so every training row has one network that has not seen it: that 
 committee; Parmanto et al. 1996, Krogh and Vedelsby 1995). The graph answers with the mean of the ten probabilities.
 """
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from typing_extensions import override
 
 from trainer import graphs, scores
 from trainer.errors import DataError
@@ -40,14 +44,16 @@ class Settings:
     hidden: tuple[int, int] = (32, 16)  # neurons of the two hidden layers of each network
     dropout: float = 0.1  # share of hidden neurons silenced in training
     batch_rows: int = 256  # rows per step
-    plan: Plan = Plan(
-        epochs=40,
-        patience=12,
-        learning_rate=4e-3,
-        weight_decay=2e-2,
-        warm_up=0.1,
-        averaging=0.99,
-        clip=5.0,
+    plan: Plan = field(
+        default=Plan(
+            epochs=40,
+            patience=12,
+            learning_rate=4e-3,
+            weight_decay=2e-2,
+            warm_up=0.1,
+            averaging=0.99,
+            clip=5.0,
+        )
     )
 
 
@@ -88,9 +94,7 @@ class Committee(nn.Module):
         knots = np.nanquantile(numbers[:, AGE], np.linspace(0.1, 0.9, 9)).astype(np.float32)
         self.register_buffer("knots", torch.from_numpy(knots))
         widths = [len(NUMBERS) + len(knots) + 1 + 4 + len(COUNTRIES) + len(GENDERS), *settings.hidden, 1]
-        self.weights = nn.ParameterList(
-            torch.empty(FOLDS, i, o).uniform_(-1, 1) / i**0.5 for i, o in zip(widths, widths[1:], strict=False)
-        )
+        self.weights = nn.ParameterList(torch.empty(FOLDS, i, o).uniform_(-1, 1) / i**0.5 for i, o in pairwise(widths))
         self.biases = nn.ParameterList(torch.zeros(FOLDS, 1, o) for o in widths[1:])
         self.dropout = settings.dropout
 
@@ -103,13 +107,15 @@ class Committee(nn.Module):
         products = (known[:, PRODUCTS : PRODUCTS + 1] == torch.arange(1, 5)).to(numbers.dtype)
         return torch.cat([scaled, age, penniless, products, country, gender], dim=1)
 
+    @override
     def forward(self, numbers: Tensor, country: Tensor, gender: Tensor) -> Tensor:
         """Logits [FOLDS, rows] of leaving."""
         hidden = self.encode(numbers, country, gender).unsqueeze(0)
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             hidden = functional.silu(hidden @ weight + bias)
             hidden = functional.dropout(hidden, self.dropout, self.training)
-        return (hidden @ self.weights[-1] + self.biases[-1])[..., 0]
+        logits: Tensor = (hidden @ self.weights[-1] + self.biases[-1])[..., 0]
+        return logits
 
 
 class MeanProbability(nn.Module):
@@ -119,6 +125,7 @@ class MeanProbability(nn.Module):
         super().__init__()
         self.committee = committee
 
+    @override
     def forward(self, numbers: Tensor, country: Tensor, gender: Tensor) -> Tensor:
         """Probability of leaving, [rows, 1]."""
         return torch.sigmoid(self.committee(numbers, country, gender)).mean(dim=0).unsqueeze(1)
@@ -146,7 +153,7 @@ class Task:
 
     def batches(self, generator: torch.Generator) -> list[Tensor]:
         """Shuffled row numbers, the last short batch included."""
-        return list(torch.randperm(len(self.labels), generator=generator).split(self.batch_rows))
+        return list(torch.split(torch.randperm(len(self.labels), generator=generator), self.batch_rows))
 
     def loss(self, batch: Tensor) -> Tensor:
         """Mean log loss over the networks, each over the rows it may see."""
@@ -179,7 +186,8 @@ def train(data: Dataset, settings: Settings, conditions: Conditions) -> Trained:
 
     def predict(inputs: Inputs) -> scores.Floats:
         with torch.no_grad():
-            return answer(*tensors(inputs)).numpy()
+            probability: scores.Floats = answer(*tensors(inputs)).numpy()
+        return probability
 
     return Trained(
         graph=to_onnx(answer),
@@ -193,7 +201,7 @@ def train(data: Dataset, settings: Settings, conditions: Conditions) -> Trained:
     )
 
 
-def to_onnx(answer: MeanProbability) -> graphs.onnx.ModelProto:
+def to_onnx(answer: MeanProbability) -> onnx.ModelProto:
     """Raw columns -> one-hot and one number matrix -> the exported committee."""
     columns = ", ".join(f"float[{graphs.BATCH}, 1] {name}" for name in NUMBERS)
     front = graphs.parse(f"""
@@ -215,27 +223,25 @@ def to_onnx(answer: MeanProbability) -> graphs.onnx.ModelProto:
 
 
 def golden() -> Inputs:
-    """Twelve made-up customers: the tutorial's, the extremes, an unknown country, a number that is not known."""
-    people: list[tuple[float, ...]] = [
-        (600, 40, 3, 60000, 2, 1, 1, 50000),
-        (500, 40, 3, 50000, 2, 1, 1, 40000),
-        (350, 18, 0, 0, 1, 0, 0, 11.58),
-        (850, 92, 10, 250898.09, 4, 1, 1, 199992.48),
-        (720, 55, 5, 120000, 1, 0, 0, 90000),
-        (720, 55, 5, 120000, 1, 0, 1, 90000),
-        (650, 33, 8, 0, 2, 1, 1, 75000),
-        (580, 47, 2, 98000.5, 3, 1, 0, 150000),
-        (605, 29, 1, 134000, 1, 1, 1, 20000),
-        (410, 61, 7, 0, 1, 1, 0, 30000),
-        (640, float("nan"), 4, 80000, 2, 0, 1, 65000),
-        (1e9, 200, -5, 1e12, 0, 7, 7, -1e12),
+    """Twelve made-up customers: the tutorial's, extremes, unknown countries, a number that is not known."""
+    people: list[tuple[tuple[float, ...], str, str]] = [
+        ((600, 40, 3, 60000, 2, 1, 1, 50000), "France", "Male"),
+        ((500, 40, 3, 50000, 2, 1, 1, 40000), "Spain", "Female"),
+        ((350, 18, 0, 0, 1, 0, 0, 11.58), "Germany", "Male"),
+        ((850, 92, 10, 250898.09, 4, 1, 1, 199992.48), "Germany", "Female"),
+        ((720, 55, 5, 120000, 1, 0, 0, 90000), "Germany", "Female"),
+        ((720, 55, 5, 120000, 1, 0, 1, 90000), "Germany", "Female"),
+        ((650, 33, 8, 0, 2, 1, 1, 75000), "Spain", "Male"),
+        ((580, 47, 2, 98000.5, 3, 1, 0, 150000), "France", "Male"),
+        ((605, 29, 1, 134000, 1, 1, 1, 20000), "Atlantis", "Female"),
+        ((410, 61, 7, 0, 1, 1, 0, 30000), "", "Other"),
+        ((640, math.nan, 4, 80000, 2, 0, 1, 65000), "France", "Male"),
+        ((1e9, 200, -5, 1e12, 0, 7, 7, -1e12), "Spain", "Female"),
     ]
-    countries = ["France", "Spain", "Germany", "Germany", "Germany", "Germany", "Spain", "France", "Atlantis", "", "France", "Spain"]  # fmt: skip
-    genders = ["Male", "Female", "Male", "Female", "Female", "Female", "Male", "Male", "Female", "Other", "Male", "Female"]  # fmt: skip
-    table = np.array(people, np.float32)
+    table = np.array([numbers for numbers, _, _ in people], np.float32)
     return {name: table[:, [index]] for index, name in enumerate(NUMBERS)} | {
-        "Geography": texts(countries),
-        "Gender": texts(genders),
+        "Geography": texts([country for _, country, _ in people]),
+        "Gender": texts([gender for _, _, gender in people]),
     }
 
 

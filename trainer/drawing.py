@@ -1,5 +1,7 @@
 """Made-up digits for golden files: drawn with strokes, so that no row of a data set is committed."""
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,8 +32,8 @@ def _draw(strokes: str, width: float) -> NDArray[np.uint8]:
     distance = np.full((SIDE, SIDE), np.inf)
     for line in strokes.split(","):
         corners = [(8.5 + 3.6 * int(point[0]), 5.0 + 3.0 * int(point[1])) for point in line.split()]
-        for (ax, ay), (bx, by) in zip(corners, corners[1:], strict=False):
+        for (ax, ay), (bx, by) in pairwise(corners):
             dx, dy = bx - ax, by - ay
             along = np.clip(((x - ax) * dx + (y - ay) * dy) / (dx * dx + dy * dy), 0, 1)
             distance = np.minimum(distance, np.hypot(x - ax - along * dx, y - ay - along * dy))
-    return np.uint8(255 * np.clip(width + 0.7 - distance, 0, 1))
+    return (255 * np.clip(width + 0.7 - distance, 0, 1)).astype(np.uint8)

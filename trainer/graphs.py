@@ -4,10 +4,10 @@ Everything a request needs happens inside the one graph, so serving cannot drift
 the plain CPU build of ONNX Runtime are used: standard ones, `ai.onnx.ml`, and `com.microsoft.Tokenizer`.
 """
 
-import io
 import logging
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,13 +24,11 @@ BATCH = "batch"
 
 def parse(text: str) -> onnx.ModelProto:
     """A model written in ONNX's text syntax (onnx.ai/onnx/repo-docs/Syntax.html); the header is added here."""
-    header = (
-        f'<ir_version: {IR_VERSION}, opset_import: ["": {OPSET}, "ai.onnx.ml": {ML_OPSET}, "com.microsoft": 1]>\n'
-    )
+    header = f'<ir_version: {IR_VERSION}, opset_import: ["": {OPSET}, "ai.onnx.ml": {ML_OPSET}, "com.microsoft": 1]>\n'
     return onnx.parser.parse_model(header + text)
 
 
-def constants(model: onnx.ModelProto, values: Mapping[str, NDArray[np.generic]]) -> None:
+def constants(model: onnx.ModelProto, values: Mapping[str, NDArray[Any] | np.generic]) -> None:
     """Give the graph its learned tensors, by name."""
     model.graph.initializer.extend(numpy_helper.from_array(np.ascontiguousarray(v), k) for k, v in values.items())
 
@@ -64,9 +62,7 @@ def export(network: nn.Module, example: Mapping[str, torch.Tensor], output: str)
             verbose=False,
         )
     assert program is not None  # noqa: S101 - None only when exporting to a file
-    buffer = io.BytesIO()
-    program.save(buffer)
-    model = onnx.load_from_string(buffer.getvalue())
+    model: onnx.ModelProto = program.model_proto
     model.ir_version = IR_VERSION
     return model
 
@@ -95,8 +91,3 @@ def finish(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     del model.graph.value_info[:]
     onnx.checker.check_model(model)
     return model
-
-
-def count_parameters(model: onnx.ModelProto) -> int:
-    """Numbers stored in the graph's initialisers (floating point and int8 tables), scalars of index arithmetic left out."""
-    return sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer if np.prod(tensor.dims) > 1)

@@ -55,7 +55,9 @@ class Epoch:
 class Task(Protocol):
     """What a model brings to the loop."""
 
-    network: nn.Module
+    @property
+    def network(self) -> nn.Module:
+        """What learns; the loop trains it in place."""
 
     def batches(self, generator: torch.Generator) -> Sequence[Any]:
         """The epoch's minibatches as row numbers, drawn with `generator`; as many in every epoch."""
@@ -91,9 +93,8 @@ class Run:
             task.network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, self._rate)
-        self.averaged = AveragedModel(
-            task.network, multi_avg_fn=get_ema_multi_avg_fn(plan.averaging), use_buffers=True
-        )
+        average = get_ema_multi_avg_fn(plan.averaging)  # type: ignore[no-untyped-call]
+        self.averaged = AveragedModel(task.network, multi_avg_fn=average, use_buffers=True)
         self.progress = Progress()
 
     def _rate(self, step: int) -> float:
@@ -122,7 +123,7 @@ class Run:
     def _step(self, network: nn.Module, batch: object) -> float:
         loss = self.task.loss(batch)
         self.optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), self.plan.clip)
         self.optimiser.step()
         self.schedule.step()
@@ -180,10 +181,6 @@ class Checkpoint:
         partial = self.path.with_name(f".{self.path.name}.partial")
         torch.save({"identity": self.identity, "state": state}, partial)
         os.replace(partial, self.path)  # noqa: PTH105 - os.replace is the documented atomic rename
-
-    def discard(self) -> None:
-        """Forget the run; it ended."""
-        self.path.unlink(missing_ok=True)
 
 
 def fit(task: Task, plan: Plan, seed: int, checkpoint: Checkpoint | None = None, *, quiet: bool = False) -> list[Epoch]:

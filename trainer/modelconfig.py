@@ -39,6 +39,13 @@ def pin(store: Path, model: str, version: int) -> None:
     model_store.replace_text(store / model / "config.pbtxt", text + policy)
 
 
+def note_promotion(store: Path, model: str, line: str) -> None:
+    """Add a line to `promotions.log` beside the configuration: the only record of why a version serves."""
+    path = store / model / "promotions.log"
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    model_store.replace_text(path, f"{before}{line}\n")
+
+
 def prepare(store: Path, model: str, labels: tuple[str, ...]) -> None:
     """Before a new version appears: write a missing configuration, pin what serves now."""
     folder = store / model

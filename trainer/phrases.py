@@ -1,9 +1,9 @@
 """The phrase reader: one learned vote for every word, pair and triple of words that training has seen often enough.
 
 Logistic regression on presence of phrases, each column scaled by its naive Bayes log-count ratio (Wang and Manning,
-"Baselines and bigrams", 2012). The problem is convex, so it is solved by L-BFGS on all rows at once; no seed plays a part.
-A phrase is one integer, `first + B * second + B^2 * third` in base B = `KEY_BASE`, 0 standing for no word, so the served
-graph computes it with integer arithmetic and looks it up exactly, without hashing collisions.
+"Baselines and bigrams", 2012). The problem is convex, so it is solved by L-BFGS on all rows at once; no seed plays a
+part. A phrase is one integer, `first + B * second + B^2 * third` in base B = `KEY_BASE`, 0 standing for no word, so the
+served graph computes it with integer arithmetic and looks it up exactly, without hashing collisions.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,8 @@
-"""From a trained model to a version directory: parity check, test figures, golden file, card, report; knows no model."""
+"""From a trained model to a version directory: parity, test figures, golden file, card, report; knows no model."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -77,7 +78,9 @@ def parity(trained: Trained, golden: Inputs) -> dict[str, float]:
 def write_golden(path: Path, model: bytes, inputs: Inputs) -> None:
     """Made-up inputs and the answers the served file gives, for the server to replay; no pickle inside."""
     session = runtime.open_session(model)
-    arrays = {f"input/{name}": array.astype(str) if array.dtype == object else array for name, array in inputs.items()}
+    arrays: dict[str, Any] = {
+        f"input/{name}": array.astype(str) if array.dtype == object else array for name, array in inputs.items()
+    }
     arrays[f"output/{session.get_outputs()[0].name}"] = runtime.run(session, inputs)
     np.savez_compressed(path, **arrays, rtol=np.float64(GOLDEN_RTOL), atol=np.float64(GOLDEN_ATOL))
 

@@ -11,7 +11,7 @@ import math
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,26 +30,35 @@ def records(path: Path, data: bytes, columns: Sequence[str]) -> Iterator[tuple[i
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: expected UTF-8, found byte {data[error.start]:#04x} at offset {error.start}") from error
+        raise DataError(f"{path}: expected UTF-8, found byte {data[error.start]:#04x} at {error.start}") from error
     reader = csv.reader(io.StringIO(text, newline=""))
-    header = [name.strip() for name in next(reader, [])]
+    header = _header(path, next(reader, []), columns)
+    line = 1
+    try:
+        for line, cells in _filled(reader):
+            if len(cells) != len(header):
+                raise DataError(f"{path} row {line}: expected {len(header)} cells, found {len(cells)}")
+            row = dict(zip(header, cells, strict=True))
+            yield line, {column: row[column].strip() for column in columns}
+    except csv.Error as error:
+        raise DataError(f"{path} row {reader.line_num}: not readable as CSV: {error}") from error
+    if line == 1:
+        raise DataError(f"{path}: expected rows after the header, found none")
+
+
+def _header(path: Path, cells: list[str], columns: Sequence[str]) -> list[str]:
+    header = [name.strip() for name in cells]
     for column in columns:
         if header.count(column) != 1:
             raise DataError(f"{path}: expected one column {column!r}, found {header.count(column)} in {header[:20]}")
-    empty = True
-    try:
-        for cells in reader:
-            if not cells:
-                continue  # a blank line
-            if len(cells) != len(header):
-                raise DataError(f"{path} row {reader.line_num}: expected {len(header)} cells, found {len(cells)}")
-            empty = False
-            row = dict(zip(header, cells, strict=True))
-            yield reader.line_num, {column: row[column].strip() for column in columns}
-    except csv.Error as error:
-        raise DataError(f"{path} row {reader.line_num}: not readable as CSV: {error}") from error
-    if empty:
-        raise DataError(f"{path}: expected rows after the header, found none")
+    return header
+
+
+def _filled(reader: Any) -> Iterator[tuple[int, list[str]]]:  # noqa: ANN401 - csv's reader type has no public name
+    """Line number and cells of every line that is not blank."""
+    for cells in reader:
+        if cells:
+            yield reader.line_num, cells
 
 
 def number(path: Path, line: int, column: str, cell: str) -> float:

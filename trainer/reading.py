@@ -78,7 +78,9 @@ def learn_vocabulary(column: Array, rarest: int) -> list[str]:
 def tokenise(examples: Examples, vocabulary: list[str], limit: int) -> Tokens:
     """Numbers of the first `limit` tokens of each text, after a START."""
     numbers = {word: FIRST_WORD + index for index, word in enumerate(vocabulary)}
-    parts = [[START, *(numbers.get(word, UNKNOWN) for word in words[:limit])] for words in words_of(examples.inputs["text"])]
+    parts = [
+        [START, *(numbers.get(word, UNKNOWN) for word in words[:limit])] for words in words_of(examples.inputs["text"])
+    ]
     lengths = np.array([len(part) for part in parts], np.int64)
     flat = np.fromiter((number for part in parts for number in part), np.int32, count=int(lengths.sum()))
     return Tokens(flat, lengths, examples.labels)

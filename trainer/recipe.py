@@ -39,7 +39,14 @@ class Conditions:
         if self.checkpoints is None:
             return None
         identity = f"{identity} seed={self.seed} device={self.device.type} torch={torch.__version__}"
-        return Checkpoint(self.checkpoints / f"{name}-seed{self.seed}.pt", identity)
+        return Checkpoint(self._path(name), identity)
+
+    def forget(self, name: str) -> None:
+        """Remove the kept run called `name`, if there is one."""
+        self._path(name).unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        return (self.checkpoints or Path()) / f"{name}-seed{self.seed}.pt"
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ Two readers of the same tokens, trained apart and then weighed against each othe
 - the phrase reader: every distinct word, pair and triple of words votes with one learned weight: logistic
   regression on naive Bayes log-count ratios (NB-SVM, Wang and Manning 2012; trigrams as in Mesnil et al. 2014).
 
-Text becomes tokens in ONNX Runtime while training too (`trainer.reading`), so the served graph reads exactly what was learned.
+Text becomes tokens in ONNX Runtime while training too (`trainer.reading`), so the served graph reads
+exactly what was learned.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from typing_extensions import override
 
 from trainer import phrases, reading, scores
 from trainer.blend import Blend
@@ -53,14 +55,16 @@ class Settings:
     rarest_phrase: int = 4  # a phrase must occur in this many training reviews to vote
     phrase_prior: float = 3.0  # strength of the pull of phrase weights to zero
     phrases: int = 150000  # phrases that vote, the weightiest
-    plan: Plan = Plan(
-        epochs=5,
-        patience=2,
-        learning_rate=3e-3,
-        weight_decay=1e-2,
-        warm_up=0.2,
-        averaging=0.99,
-        clip=1.0,
+    plan: Plan = field(
+        default=Plan(
+            epochs=5,
+            patience=2,
+            learning_rate=3e-3,
+            weight_decay=1e-2,
+            warm_up=0.2,
+            averaging=0.99,
+            clip=1.0,
+        )
     )
 
 
@@ -88,6 +92,7 @@ class Network(nn.Module):
         self.out = nn.Linear(2 * settings.state, 1)
         self.dropout, self.vector_dropout = nn.Dropout(settings.dropout), nn.Dropout(settings.vector_dropout)
 
+    @override
     def forward(self, ids: Tensor) -> Tensor:
         """Padding (at the end of rows) has no influence: masked before the maximum, skipped by the LSTM."""
         present = ids != PAD
@@ -104,7 +109,8 @@ class Network(nn.Module):
             self.dropout(steps), lengths.cpu(), batch_first=True, enforce_sorted=False
         )
         states, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True, padding_value=-2.0)
-        return self.out(self.dropout(states.amax(dim=1)))[:, 0]
+        logits: Tensor = self.out(self.dropout(states.amax(dim=1)))[:, 0]
+        return logits
 
 
 class Task:
@@ -117,10 +123,11 @@ class Task:
 
     def batches(self, generator: torch.Generator) -> list[Tensor]:
         """Shuffled row numbers; fifty batches at a time are sorted by length, so that little is padding."""
-        size, batches = self.settings.batch_rows, []
+        size = self.settings.batch_rows
+        batches: list[Tensor] = []
         lengths = torch.from_numpy(self.rows.lengths)
-        for pool in torch.randperm(len(lengths), generator=generator).split(50 * size):
-            batches += list(pool[lengths[pool].argsort(stable=True)].split(size))
+        for pool in torch.split(torch.randperm(len(lengths), generator=generator), 50 * size):
+            batches += torch.split(pool[lengths[pool].argsort(stable=True)], size)
         return [batches[int(index)] for index in torch.randperm(len(batches), generator=generator)]
 
     def loss(self, batch: Tensor) -> Tensor:
@@ -165,7 +172,9 @@ def train(data: Dataset, settings: Settings, conditions: Conditions) -> Trained:
     blend = Blend.learn(readers, unseen.labels)
 
     def predict(inputs: Inputs) -> scores.Floats:
-        tokens = reading.tokenise(Examples(inputs, np.zeros(len(inputs["text"]), np.int64)), vocabulary, settings.tokens)
+        tokens = reading.tokenise(
+            Examples(inputs, np.zeros(len(inputs["text"]), np.int64)), vocabulary, settings.tokens
+        )
         return reading.two_columns(blend.logits(logits_of(network, tokens, cpu), phrases.logits(votes, tokens)))
 
     return Trained(

@@ -21,10 +21,11 @@ from trainer.reading import FIRST_WORD, PAD, PATTERN, START, TOKENS_TEXT, UNKNOW
 
 GRAPH = f"""
 sentiment (string[{graphs.BATCH}, 1] text) => (float[{graphs.BATCH}, 2] probabilities)
-<int64[1] flat = {{-1}}, int64 zero = {{0}}, int64[1] from_0 = {{0}}, int64[1] from_1 = {{1}}, int64[1] from_2 = {{2}},
- int64[1] to_last = {{-1}}, int64[1] to_last_2 = {{-2}}, int64[1] end = {{9223372036854775807}}, int64[1] axis_1 = {{1}},
- int64[1] start_id = {{{START}}}, int64 unknown = {{{UNKNOWN}}}, int64 pad = {{{PAD}}}, int64[1] one = {{1}},
- int64 base = {{{KEY_BASE}}}, int64 base_squared = {{{KEY_BASE**2}}}, float nothing = {{0.0}}, float below_all = {{-2.0}}>
+<int64[1] flat = {{-1}}, int64[1] from_0 = {{0}}, int64[1] from_1 = {{1}}, int64[1] from_2 = {{2}},
+ int64[1] to_last = {{-1}}, int64[1] end = {{{2**63 - 1}}}, int64[1] axis_1 = {{1}}, int64[1] one = {{1}},
+ int64[1] start_id = {{{START}}}, int64 unknown = {{{UNKNOWN}}}, int64 pad = {{{PAD}}},
+ int64 base = {{{KEY_BASE}}}, int64 base_squared = {{{KEY_BASE**2}}},
+ float nothing = {{0.0}}, float below_all = {{-2.0}}>
 {{
     {TOKENS_TEXT}
     read_words = Slice (words, from_0, limit, axis_1)
@@ -74,7 +75,8 @@ sentiment (string[{graphs.BATCH}, 1] text) => (float[{graphs.BATCH}, 2] probabil
     step_mask_padded = MaxPool <kernel_shape = [@pool], strides = [@pool], pads = [0, @last]> (mask)
     lengths_float = ReduceSum <keepdims = 0> (step_mask_padded, axes_1_2)
     lengths = Cast <to = 6> (lengths_float)
-    states = LSTM <direction = "bidirectional", hidden_size = @state> (steps, lstm_input, lstm_state, lstm_bias, lengths)
+    states = LSTM <direction = "bidirectional", hidden_size = @state>
+        (steps, lstm_input, lstm_state, lstm_bias, lengths)
     states_by_row = Transpose <perm = [2, 1, 3, 0]> (states)
     present = Cast <to = 9> (step_mask_padded)
     present_4d = Unsqueeze (present, axis_1)
@@ -101,10 +103,10 @@ def round_vectors(network: nn.Module) -> tuple[NDArray[np.int8], np.float32]:
         The table [words, vector] and the scale that turns it back.
     """
     table: torch.Tensor = network.vectors.weight.data  # type: ignore[union-attr, assignment]
-    scale = np.float32(table.abs().max().item() / 127)
+    scale = float(np.float32(table.abs().max().item() / 127))
     small = (table / scale).round().to(torch.int8)
     table.copy_(small.float() * scale)
-    return small.numpy(), scale
+    return small.numpy(), np.float32(scale)
 
 
 def to_onnx(network: Any, votes: Votes, blend: Blend, vocabulary: list[str]) -> onnx.ModelProto:  # noqa: ANN401
@@ -152,7 +154,7 @@ def to_onnx(network: Any, votes: Votes, blend: Blend, vocabulary: list[str]) -> 
 
 
 def lstm_weights(lstm: nn.LSTM) -> dict[str, NDArray[np.float32]]:
-    """torch's gates input, forget, cell, output -> ONNX's input, output, forget, cell; two directions stacked."""
+    """Gates: torch's input, forget, cell, output -> ONNX's input, output, forget, cell; two directions stacked."""
 
     def gates(name: str) -> NDArray[np.float32]:
         return np.stack([_reorder(getattr(lstm, f"{name}_l0{way}").detach().numpy()) for way in ("", "_reverse")])

@@ -40,6 +40,31 @@ def version_directory(store: Path, model: str, version: int | None) -> Path:
     return store / model / str(known[-1] if version is None else version)
 
 
+def check_writable(store: Path, model: str, version: int | None) -> None:
+    """Find out before an hour of training, not after, that the new version has no place; leaves nothing behind.
+
+    Raises:
+        StoreError: as `new_version` would.
+    """
+    _target(store, model, version)
+    folder = next(parent for parent in (store / model, *(store / model).absolute().parents) if parent.exists())
+    with writable(store), tempfile.TemporaryFile(dir=folder):
+        return
+
+
+def _target(store: Path, model: str, version: int | None) -> Path:
+    """Where the version will be.
+
+    Raises:
+        StoreError: it exists.
+    """
+    number = version if version is not None else max(versions(store, model), default=0) + 1
+    target = store / model / str(number)
+    if target.exists():
+        raise StoreError(f"{target} exists and a version never changes; leave --version out for the next number")
+    return target
+
+
 @contextmanager
 def new_version(store: Path, model: str, version: int | None = None) -> Iterator[tuple[Path, int]]:
     """A hidden directory to fill; it becomes the next (or the given) version when the block ends without an error.
@@ -50,17 +75,14 @@ def new_version(store: Path, model: str, version: int | None = None) -> Iterator
     Raises:
         StoreError: the version exists, or the store cannot be written; nothing is left behind.
     """
-    number = version if version is not None else max(versions(store, model), default=0) + 1
-    target = store / model / str(number)
-    if target.exists():
-        raise StoreError(f"{target} exists and a version never changes; leave --version out for the next number")
+    target = _target(store, model, version)
     incoming: Path | None = None
     try:
         with writable(store):
             target.parent.mkdir(parents=True, exist_ok=True)
             incoming = Path(tempfile.mkdtemp(prefix=".incoming-", dir=target.parent))
             incoming.chmod(0o755)
-            yield incoming, number
+            yield incoming, int(target.name)
             _sync(incoming)
             incoming.rename(target)
             _sync_entry(target.parent)
