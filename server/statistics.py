@@ -4,9 +4,11 @@ Written by the scheduler under its own lock, read as snapshots. Durations are ke
 protocol wants integers that only grow.
 """
 
+import copy
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 
 @dataclass(slots=True)
@@ -62,7 +64,31 @@ SECONDS_BUCKETS = (
 )  # fmt: skip
 """From the 100 us a small model takes to the 10 s nobody waits longer than."""
 
+GIVEN_UP = frozenset({"expired", "cancelled", "shutting_down"})
+"""Reasons to give an accepted request up that are no failure of the model."""
+
 ROWS_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Computed(Protocol):
+    """What a run tells about itself: seconds, and rows of filler."""
+
+    compute_input: float
+    compute_infer: float
+    compute_output: float
+    padded_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatistics:
+    """What one model's queue holds at this moment; ages are seconds."""
+
+    depth: int
+    """Requests waiting, not those running."""
+    rows: int
+    running: int
+    oldest_age: float
+    max_depth: int
 
 
 @dataclass(slots=True)
@@ -84,11 +110,52 @@ class ModelStatistics:
     cache_miss: Duration = field(default_factory=Duration)
     batches: dict[int, BatchStatistics] = field(default_factory=dict)
     padded_rows: int = 0
+    sized_bytes: int = 0
+    """Bytes of variable length (BYTES inputs) that ran."""
+    padded_bytes: int = 0
+    """Bytes that shorter rows were padded by to the longest of their batch: the waste is this part of both."""
     rejected: dict[str, int] = field(default_factory=dict)
     """Requests refused at the entrance, by reason."""
     dropped: dict[str, int] = field(default_factory=dict)
-    """Requests given up after they were queued, by reason: expired, cancelled, shutdown."""
+    """Requests given up after they were queued, by reason: expired, cancelled, shutting_down."""
     retried_rows: int = 0
     queue_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS_BUCKETS))
     compute_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS_BUCKETS))
     batch_rows: Histogram = field(default_factory=lambda: Histogram(ROWS_BUCKETS))
+
+    def snapshot(self) -> "ModelStatistics":
+        """Return a copy that no longer changes."""
+        return copy.deepcopy(self)
+
+    def reject(self, reason: str) -> None:
+        """Count a request refused at the entrance."""
+        self.rejected[reason] = self.rejected.get(reason, 0) + 1
+
+    def give_up(self, reason: str, seconds: float) -> None:
+        """Count an accepted request that ended badly `seconds` after it was queued."""
+        (self.cancel if reason == "cancelled" else self.fail).add(seconds)
+        if reason in GIVEN_UP:
+            self.dropped[reason] = self.dropped.get(reason, 0) + 1
+
+    def executed(self, rows: int, run: Computed, answered: int, served: float, waited: float) -> None:
+        """Count one execution of `rows` that completed `answered` requests.
+
+        `served` and `waited` are the sums of the seconds those took in all and in the queue. Each request is counted
+        with the whole of its batch's compute time, as Triton does.
+        """
+        self.execution_count += 1
+        self.inference_count += rows
+        self.padded_rows += run.padded_rows
+        self.success.add(served, answered)
+        self.queue.add(waited, answered)
+        self.compute_input.add(run.compute_input * answered, answered)
+        self.compute_infer.add(run.compute_infer * answered, answered)
+        self.compute_output.add(run.compute_output * answered, answered)
+        self.batch_rows.observe(rows)
+        self.compute_seconds.observe(run.compute_infer)
+        batch = self.batches.get(rows)
+        if batch is None:
+            batch = self.batches[rows] = BatchStatistics()
+        batch.compute_input.add(run.compute_input)
+        batch.compute_infer.add(run.compute_infer)
+        batch.compute_output.add(run.compute_output)

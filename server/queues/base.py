@@ -4,22 +4,12 @@
 Both pass tests/contract/test_queue.py. A queue must never know a transport, and nothing above it knows redis.
 """
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from server.messages import InferRequest, Reply, Ticket
+from server.statistics import QueueStatistics
 
-
-@dataclass(frozen=True, slots=True)
-class QueueStatistics:
-    """What one model's queue holds at this moment; ages are seconds."""
-
-    depth: int
-    """Requests waiting, not those running."""
-    rows: int
-    running: int
-    oldest_age: float
-    max_depth: int
+__all__ = ["Queue", "QueueStatistics"]
 
 
 class Queue(Protocol):

@@ -1,0 +1,345 @@
+"""Decides which rows run together next, and which can no longer be helped.
+
+Pull-based: nothing is decided until an instance is free and asks, so a batch is as large as the backlog and nobody
+waits for a timer (unless the model's config sets a queue delay). The most urgent entry is the seed; the batch is
+filled in order of deadline with rows of the same shapes and, where rows have a length, of near length. An entry that
+does not fit whole gives the rows that fit: splitting never delays it and keeps batches full.
+
+Pure: no lock, no thread, no clock. Every method that depends on time takes `now`, so tests and simulations own it.
+This module must never know requests, replies or instances; its users subclass `Entry` for what they carry along.
+
+The state, all of it:
+    _lanes      (rank, shapes, size class) -> Lane: a heap of waiting entries, earliest deadline first
+    _order      heap over the first entry of each lane; stale ones are skipped
+    _due        rank -> {deadline / SLOT: rows}: a coarse calendar, to know how many rows are more urgent
+    rows, entries_by_rank   what is waiting, cancelled ones not counted
+"""
+
+import heapq
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from server.cost import CostCurve
+from server.spec import BatchPolicy
+
+MAX_WASTE = 0.2
+"""Largest part of a batch that may be padding, in the unit of `Entry.size`: bytes, which stand for tokens roughly."""
+
+SIZE_STEP = math.log(1.1)
+"""Width of a size class: the rows of one lane differ by at most 10 % in size."""
+
+OFFSETS = (0, 1, -1, 2, -2)
+"""Size classes a batch may draw from beside its seed's, nearest first; further away `MAX_WASTE` forbids it anyway."""
+
+SLOT = 0.005
+"""Resolution of the calendar in seconds: finer than any prediction is good for."""
+
+SPARE_LANES = 64
+"""Empty lanes kept for the next entry alike; beyond that they go, since shapes can be a caller's choice."""
+
+COMPACT_AT = 64
+"""Cancelled entries a lane may carry along before it is cleaned, if they are also more than half of it."""
+
+Key = tuple[int, Hashable, int]
+
+
+class Entry:
+    """A waiting request as the batcher sees it.
+
+    `rank` orders the classes, lower first: a priority level has an even one, and its delayed entries wait at the odd
+    one after it. `delayed_deadline` is None where missing `deadline` ends the request; otherwise the entry moves to
+    the odd rank then and waits until that. `taken` counts the rows already handed out.
+    """
+
+    __slots__ = (
+        "arrival", "deadline", "delayed_deadline", "lane", "listed", "rank", "rows", "shapes", "size", "slot", "taken",
+        "waiting",
+    )  # fmt: skip
+    lane: "Lane[Any]"
+    slot: int
+
+    def __init__(self, rows: int, deadline: float, arrival: float) -> None:
+        self.rows = rows
+        self.deadline = deadline
+        self.arrival = arrival
+        self.rank = 0
+        self.size = 0
+        self.shapes: Hashable = ()
+        self.delayed_deadline: float | None = None
+        self.taken = 0
+        self.waiting = False
+        self.listed = False
+
+    @property
+    def end(self) -> float:
+        """The instant after which nobody waits for it."""
+        return self.deadline if self.delayed_deadline is None else self.delayed_deadline
+
+
+E = TypeVar("E", bound=Entry)
+Piece = tuple[E, int, int]
+"""An entry, the first of its rows that runs, and how many."""
+
+
+class Lane(Generic[E]):
+    """Waiting entries of one rank that may share a batch, as a heap of (deadline, arrival number, entry)."""
+
+    __slots__ = ("cancelled", "heap", "key", "rows")
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+        self.heap: list[tuple[float, int, E]] = []
+        self.rows = 0
+        self.cancelled = 0
+
+
+@dataclass(slots=True)
+class Batch(Generic[E]):
+    """What `take` decided: rows to run now (maybe none) and entries that missed their chance."""
+
+    pieces: list[Piece[E]] = field(default_factory=list)
+    rows: int = 0
+    size: int = 0
+    """The largest size among the rows, which all of them are padded to."""
+    sizes: int = 0
+    """The sum of the rows' own sizes."""
+    latest: float = -math.inf
+    """The last deadline of an entry in it."""
+    dropped: list[E] = field(default_factory=list)
+    """Taken out because they could not have finished in time."""
+    not_before: float = math.inf
+    """Where the queue delay holds a batch back: the instant to ask again."""
+
+
+class Batcher(Generic[E]):
+    """The waiting entries of one model version. `limit` is the most rows a batch may have."""
+
+    def __init__(self, policy: BatchPolicy, costs: CostCurve, limit: int) -> None:
+        self.limit = limit
+        self.rows = 0
+        self.entries_by_rank: defaultdict[int, int] = defaultdict(int)
+        self._policy = policy
+        self._costs = costs
+        self._lanes: dict[Key, Lane[E]] = {}
+        self._order: list[tuple[int, float, int, Lane[E], E]] = []
+        self._due: defaultdict[int, defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
+        self._numbers = itertools.count()
+
+    @property
+    def entries(self) -> int:
+        """The number of waiting entries."""
+        return sum(self.entries_by_rank.values())
+
+    def add(self, entry: E) -> None:
+        """Put an entry in the queue."""
+        key = (entry.rank, entry.shapes, int(math.log(entry.size) / SIZE_STEP) if entry.size > 0 else -1)
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = Lane(key)
+        rows = entry.rows - entry.taken
+        deadline = entry.deadline
+        entry.lane = lane
+        entry.waiting = True
+        entry.slot = slot = int(deadline / SLOT) if deadline < math.inf else -1
+        number = next(self._numbers)
+        heapq.heappush(lane.heap, (deadline, number, entry))
+        if lane.heap[0][1] == number:
+            self._list(lane)
+        self._due[entry.rank][slot] += rows
+        lane.rows += rows
+        self.rows += rows
+        self.entries_by_rank[entry.rank] += 1
+
+    def discard(self, entry: E) -> bool:
+        """Forget a waiting entry; False if it was not waiting. Its place in the heap goes when it comes up."""
+        if not entry.waiting:
+            return False
+        lane: Lane[E] = entry.lane
+        entry.waiting = False
+        self._uncount(lane, entry, entry.rows - entry.taken)
+        self.entries_by_rank[entry.rank] -= 1
+        lane.cancelled += 1
+        if lane.cancelled > max(COMPACT_AT, len(lane.heap) // 2):
+            lane.heap[:] = [item for item in lane.heap if item[2].waiting]
+            heapq.heapify(lane.heap)
+            lane.cancelled = 0
+            self._list(lane)
+        return True
+
+    def take(self, now: float) -> Batch[E]:
+        """Form the batch that should start now; empty if nothing is waiting or a queue delay holds it back."""
+        batch: Batch[E] = Batch()
+        while (seed := self._most_urgent()) is not None:
+            lanes = self._reach(seed)
+            batch.not_before = self._held_until(lanes)
+            if batch.not_before > now:
+                break
+            room = self._room(lanes, now)
+            if room > 0:
+                self._fill(batch, lanes, room, now)
+                break
+            self._give_up(seed, batch.dropped)
+        return batch
+
+    def expire(self, now: float) -> list[E]:
+        """Take out and return every entry whose deadline has passed; those that may be delayed move behind instead."""
+        expired: list[E] = []
+        for lane in list(self._lanes.values()):
+            while (first := self._first(lane)) is not None and first.deadline <= now:
+                self._give_up(lane, expired)
+        return expired
+
+    def next_deadline(self) -> float:
+        """Return the earliest deadline that is waiting, infinity if none is."""
+        firsts = (self._first(lane) for lane in self._lanes.values())
+        return min((first.deadline for first in firsts if first is not None), default=math.inf)
+
+    def rows_before(self, rank: int, deadline: float) -> int:
+        """Return about how many of the waiting rows would be taken before those of a newcomer."""
+        rows = 0
+        last = deadline / SLOT
+        for other, due in self._due.items():
+            if other < rank:
+                rows += sum(due.values())
+            elif other == rank:
+                rows += sum(count for slot, count in due.items() if 0 <= slot <= last)
+        return rows
+
+    def __iter__(self) -> Iterator[E]:
+        """Iterate over the waiting entries in no particular order."""
+        return (entry for lane in self._lanes.values() for _, _, entry in lane.heap if entry.waiting)
+
+    def _most_urgent(self) -> Lane[E] | None:
+        """Return the lane whose first entry is the most urgent of all."""
+        order = self._order
+        while order:
+            _, _, number, lane, entry = order[0]
+            if self._first(lane) is entry and lane.heap[0][1] == number:
+                return lane
+            heapq.heappop(order)
+            entry.listed = False
+        return None
+
+    def _first(self, lane: Lane[E]) -> E | None:
+        """Return a lane's most urgent entry, throwing away the cancelled ones before it."""
+        heap = lane.heap
+        if heap and heap[0][2].waiting:
+            return heap[0][2]
+        while heap and not heap[0][2].waiting:
+            heapq.heappop(heap)
+            lane.cancelled -= 1
+        self._list(lane)
+        return heap[0][2] if heap else None
+
+    def _list(self, lane: Lane[E]) -> None:
+        """See to it that `_order` knows the lane by its first entry."""
+        if lane.heap:
+            deadline, number, entry = lane.heap[0]
+            if not entry.listed:
+                entry.listed = True
+                heapq.heappush(self._order, (lane.key[0], deadline, number, lane, entry))
+        elif len(self._lanes) > SPARE_LANES:
+            self._lanes.pop(lane.key, None)
+
+    def _reach(self, seed: Lane[E]) -> list[Lane[E]]:
+        """Return the lanes a batch may draw from: the seed's, then nearest in size, then the ranks behind it."""
+        rank, shapes, size_class = seed.key
+        if len(self._lanes) == 1:
+            return [seed]
+        ranks = [rank, *sorted(other for other in self._due if other > rank)]
+        offsets = OFFSETS if size_class >= 0 else (0,)
+        keys = ((other, shapes, size_class + offset) for other in ranks for offset in offsets)
+        return [lane for key in keys if (lane := self._lanes.get(key)) is not None and lane.rows]
+
+    def _available(self, lanes: list[Lane[E]]) -> int:
+        """Return the rows the next batch would have if all deadlines were far."""
+        if not self._policy.enabled:
+            first = lanes[0].heap[0][2]
+            return min(first.rows - first.taken, self.limit)
+        rows = min(lanes[0].rows if len(lanes) == 1 else sum(lane.rows for lane in lanes), self.limit)
+        preferred = [size for size in self._policy.preferred_batch_sizes if size <= rows]
+        return max(preferred) if preferred and rows < self.limit else rows
+
+    def _held_until(self, lanes: list[Lane[E]]) -> float:
+        """Return until when a queue delay holds the batch back; the past if it does not."""
+        delay = self._policy.max_queue_delay
+        rows = self._available(lanes) if delay else 0
+        if not delay or rows == self.limit or rows in self._policy.preferred_batch_sizes:
+            return -math.inf
+        # Fewer entries than a batch holds rows are waiting here, so looking at each of them is cheap.
+        oldest = min(item[2].arrival for lane in lanes for item in lane.heap if item[2].waiting)
+        return min(oldest + delay, lanes[0].heap[0][0] - self._costs.seconds(rows))
+
+    def _room(self, lanes: list[Lane[E]], now: float) -> int:
+        """Return how many rows the batch of the first lane's first entry may have; 0 if that one is doomed.
+
+        Under a backlog a doomed entry is dropped, for shrinking batches to save the late ones is how goodput
+        collapses; with nothing left behind, a smaller batch saves it and costs nobody anything.
+        """
+        rows = self._available(lanes)
+        budget = lanes[0].heap[0][0] - now
+        if self._costs.seconds(rows) <= budget:
+            return rows
+        if self.rows > self.limit:
+            return 0
+        first = lanes[0].heap[0][2]
+        fitting = self._costs.rows_within(budget, rows)
+        return fitting if fitting >= min(first.rows - first.taken, self.limit) else 0
+
+    def _fill(self, batch: Batch[E], lanes: list[Lane[E]], room: int, now: float) -> None:
+        finish = now + self._costs.seconds(room)
+        for lane in lanes:
+            while batch.rows < room and (entry := self._first(lane)) is not None:
+                if lane is not lanes[0] and not (entry.deadline >= finish and _near(batch, entry)):
+                    break
+                self._hand_out(batch, lane, entry, min(entry.rows - entry.taken, room - batch.rows))
+                if not self._policy.enabled:
+                    return
+
+    def _hand_out(self, batch: Batch[E], lane: Lane[E], entry: E, rows: int) -> None:
+        """Move `rows` of a lane's first entry into the batch."""
+        batch.pieces.append((entry, entry.taken, rows))
+        batch.rows += rows
+        if entry.size:
+            batch.size = max(batch.size, entry.size)
+            batch.sizes += entry.size * rows
+        batch.latest = max(batch.latest, entry.end)
+        entry.taken += rows
+        self._uncount(lane, entry, rows)
+        if entry.taken == entry.rows:
+            entry.waiting = False
+            self.entries_by_rank[entry.rank] -= 1
+            heapq.heappop(lane.heap)
+            self._list(lane)
+
+    def _give_up(self, lane: Lane[E], dropped: list[E]) -> None:
+        """Take a lane's first entry out for good, or move it behind the others where its policy says so."""
+        _, _, entry = heapq.heappop(lane.heap)
+        entry.waiting = entry.listed = False
+        self._uncount(lane, entry, entry.rows - entry.taken)
+        self.entries_by_rank[entry.rank] -= 1
+        self._list(lane)
+        if entry.delayed_deadline is None:
+            dropped.append(entry)
+        else:
+            entry.deadline, entry.delayed_deadline = entry.delayed_deadline, None
+            entry.rank += 1
+            self.add(entry)
+
+    def _uncount(self, lane: Lane[E], entry: E, rows: int) -> None:
+        self.rows -= rows
+        lane.rows -= rows
+        due = self._due[entry.rank]
+        due[entry.slot] -= rows
+        if not due[entry.slot]:
+            del due[entry.slot]
+
+
+def _near(batch: Batch[Any], entry: Entry) -> bool:
+    """Whether a batch with this entry in it would still be padded by no more than `MAX_WASTE`."""
+    padded = max(batch.size, entry.size) * (batch.rows + 1)
+    return padded - batch.sizes - entry.size <= MAX_WASTE * padded

@@ -1,0 +1,47 @@
+"""The in-process queue: a request goes straight to the scheduler of its model version.
+
+There is nothing to carry and nothing to lose, so all the promises of `Queue` are the scheduler's own.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from server.errors import ModelNotReady
+from server.messages import InferRequest, Reply, Ticket
+from server.spec import ModelSpec
+from server.statistics import QueueStatistics
+
+
+class Target(Protocol):
+    """What takes requests of one model version: a `Scheduler`, or a response cache before one."""
+
+    spec: ModelSpec
+
+    def submit(self, request: InferRequest, reply: Reply) -> Ticket:
+        """See `Queue.submit`."""
+
+    def queue_statistics(self) -> QueueStatistics:
+        """Return what waits and runs at this moment."""
+
+
+Resolve = Callable[[str, str], Target | None]
+"""Finds the target of (model, version), None if it is not in service; a dictionary look-up, any thread."""
+
+
+class MemoryQueue:
+    """See `server.queues.base.Queue`. `targets` lists all that are in service, for the statistics."""
+
+    def __init__(self, resolve: Resolve, targets: Callable[[], Iterable[Target]]) -> None:
+        self._resolve = resolve
+        self._targets = targets
+
+    def submit(self, request: InferRequest, reply: Reply) -> Ticket:
+        """See `Queue.submit`."""
+        target = self._resolve(request.model_name, request.model_version)
+        if target is None:
+            raise ModelNotReady(f"model {request.model_name!r}: this version is no longer in service")
+        return target.submit(request, reply)
+
+    def statistics(self) -> dict[tuple[str, str], QueueStatistics]:
+        """See `Queue.statistics`."""
+        return {(target.spec.name, target.spec.version): target.queue_statistics() for target in self._targets()}
