@@ -202,3 +202,62 @@ def write_version(
     if card:
         (directory / "card.json").write_text(json.dumps({"sha256": hashlib.sha256(data).hexdigest()}))
     return path
+
+
+def with_external_data(location: str, offset: int | None = None, length: int | None = None) -> bytes:
+    """`y = x + w` where the two floats of `w` lie in a file beside the model, as its author claims."""
+    weights = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2], data_location=TensorProto.EXTERNAL)
+    claims = {"location": location, "offset": offset, "length": length}
+    for key, claim in claims.items():
+        if claim is not None:
+            weights.external_data.add(key=key, value=str(claim))
+    node = helper.make_node("Add", ["x", "w"], ["y"])
+    return model([node], [value("x", "FP32", ["N", 2])], [value("y", "FP32", ["N", 2])], [weights])
+
+
+def claiming_dims(*dims: int) -> bytes:
+    """`y = x + w` where `w` claims dimensions that its two floats do not fill."""
+    weights = constant("w", np.zeros(2, np.float32))
+    weights.dims[:] = dims
+    node = helper.make_node("Add", ["x", "w"], ["y"])
+    return model([node], [value("x", "FP32", ["N", 2])], [value("y", "FP32", ["N", 2])], [weights])
+
+
+def circular() -> bytes:
+    """Two nodes that wait for each other."""
+    nodes = [helper.make_node("Add", ["x", "b"], ["a"]), helper.make_node("Add", ["x", "a"], ["b"])]
+    return model(nodes, [value("x", "FP32", ["N", 2])], [value("b", "FP32", ["N", 2])])
+
+
+def of_opset(version: int) -> bytes:
+    """`add` of another opset."""
+    proto = onnx.load_from_string(add())
+    proto.opset_import[0].version = version
+    return bytes(proto.SerializeToString())
+
+
+def of_unknown_domain() -> bytes:
+    """A node of an operator library nobody has."""
+    node = helper.make_node("Evil", ["x"], ["y"], domain="com.example.custom")
+    graph = helper.make_graph([node], "tiny", [value("x", "FP32", ["N"])], [value("y", "FP32", ["N"])])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.example.custom", 1)]
+    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
+
+
+def of_sequences() -> bytes:
+    """An output that is no tensor, as scikit-learn's converters write them, beside one that is."""
+    nodes = [helper.make_node("SequenceConstruct", ["x"], ["list"]), helper.make_node("Identity", ["x"], ["y"])]
+    listed = helper.make_tensor_sequence_value_info("list", TensorProto.FLOAT, ["N", 2])
+    return model(nodes, [value("x", "FP32", ["N", 2])], [listed, value("y", "FP32", ["N", 2])])
+
+
+def of_constant(floats: int) -> bytes:
+    """A handful of bytes that ONNX Runtime unfolds to `floats` floats when it opens the model."""
+    nodes = [
+        helper.make_node("ConstantOfShape", ["shape"], ["ones"], value=constant("v", np.ones(1, np.float32))),
+        helper.make_node("ReduceSum", ["ones"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["x", "sum"], ["y"]),
+    ]
+    return model(
+        nodes, [value("x", "FP32", ["N", 2])], [value("y", "FP32", ["N", 2])], [constant("shape", np.array([floats]))]
+    )

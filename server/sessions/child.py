@@ -22,7 +22,7 @@ import numpy as np
 
 from server.sessions import frames, limits
 from server.sessions.area import Area, align
-from server.sessions.base import BatchError, OutOfMemory, RunFailed, RunTimedOut
+from server.sessions.base import BatchError, InstanceDied, OutOfMemory, RunFailed, RunTimedOut
 from server.sessions.dtypes import NUMPY, Array, strings, to_raw
 from server.sessions.ort import OrtSession, SessionRefused, Stop, open_session
 from server.sessions.plans import SessionPlan
@@ -68,9 +68,13 @@ class Child:
             self._data.send(self._answer(session, packet))
 
     def _answer(self, session: OrtSession, packet: bytes) -> bytes:
-        _, sequence, area_bytes, *words = frames.unpack(packet)
+        _, sequence, area_bytes, rows, *words = frames.unpack(packet)
         try:
-            return self._run(session, sequence, area_bytes, tuple(words))
+            self._follow(area_bytes)
+            return self._run(session, sequence, rows, tuple(words))
+        except InstanceDied as error:
+            print(error, file=sys.stderr, flush=True)  # noqa: T201  (our last words, which the parent reads)
+            os._exit(1)
         except RunTimedOut as error:
             return frames.pack_text(frames.STOPPED, sequence, str(error))
         except OutOfMemory as error:
@@ -78,14 +82,16 @@ class Child:
         except BatchError as error:
             return frames.pack_text(frames.FAILED, sequence, str(error))
 
-    def _run(self, session: OrtSession, sequence: int, area_bytes: int, words: tuple[int, ...]) -> bytes:
+    def _follow(self, area_bytes: int) -> None:
         if area_bytes > self._input_area.size:
             self._feeds.clear()  # they look at the old mapping
             self._input_area.follow(area_bytes)
+
+    def _run(self, session: OrtSession, sequence: int, rows: int, words: tuple[int, ...]) -> bytes:
         feeds = self._feeds.get(words) or self._map(words)
         stop = self._begin(sequence)
         started = time.perf_counter_ns()
-        arrays = session.run([spec.name for spec in self._outputs], feeds, stop)
+        arrays = session.run([spec.name for spec in self._outputs], feeds, stop, rows)
         elapsed = time.perf_counter_ns() - started
         with self._lock:
             self._stop = None
@@ -186,7 +192,10 @@ def main(arguments: list[str]) -> None:
         data.send(frames.pack_text(frames.FAILED, 0, str(error) or type(error).__name__))
         return
     limits.after_load(order["memory_limit_bytes"], 2 * area_limit, unlimited=session.provider != "CPUExecutionProvider")
-    data.send(frames.pack_text(frames.READY, 0, "") + json.dumps(report).encode())
+    packet = frames.pack((frames.READY, 0)) + json.dumps(report).encode()
+    if len(packet) > frames.MAX_PACKET_BYTES // 2:
+        packet = frames.pack_text(frames.FAILED, 0, "the graph has more inputs and outputs than can be served")
+    data.send(packet)
     child.serve(session)
 
 

@@ -19,7 +19,10 @@ Signature = tuple[tuple[str, int, int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """A checked model file and the folder it may take external data from ("" where there is none)."""
+    """A checked model file and the folder it may take external data from, which is always its own.
+
+    Without a folder ONNX Runtime would look in the working directory of the process.
+    """
 
     path: Path
     folder: str
@@ -62,10 +65,10 @@ def check_files(model_file: Path) -> ModelFile:
         raise ModelLoadFailed(f"{model_file.name}: expected a regular file")
     if not 0 < about.st_size <= MODEL_BYTES:
         raise ModelLoadFailed(f"{model_file.name}: expected 1 to {MODEL_BYTES} bytes, it has {about.st_size}")
-    beside = [Path(name) for name, *_ in signature if name != model_file.name]
-    for name in beside:
-        _check_beside(model_file.parent / name)
-    return ModelFile(model_file, str(model_file.parent.resolve()) if beside else "", signature)
+    for name, *_ in signature:
+        if name != model_file.name:
+            _check_beside(model_file.parent / name)
+    return ModelFile(model_file, str(model_file.parent.resolve()), signature)
 
 
 def _check_beside(path: Path) -> None:

@@ -2,7 +2,8 @@
 
 Packets on a SOCK_SEQPACKET pair keep their borders. Each is a row of little-endian int64 words; a text may follow.
 
-    to the child    RUN    kind sequence input_area_bytes tensors { index offset nbytes rank dims... }
+    to the child    RUN    kind sequence input_area_bytes rows tensors { index offset nbytes rank dims... }
+                           rows is 0 for a model without a batch dimension
     from the child  DONE   kind sequence output_area_bytes tensors infer_nanoseconds padded_rows
                            { offset nbytes rank dims... }
                     FAILED, NO_MEMORY, STOPPED     kind sequence, UTF-8 text

@@ -135,7 +135,8 @@ class InlineInstance:
         try:
             feeds = self._feeds(run.parts)
             ready = time.monotonic()
-            arrays = self._session.run(self._output_names, feeds, run.stop)
+            rows = sum([part.rows for part in run.parts]) if self._layout.batches else 0
+            arrays = self._session.run(self._output_names, feeds, run.stop, rows)
             ran = time.monotonic()
             outputs = [
                 Output(array.shape, to_raw(spec.datatype, array))

@@ -54,7 +54,9 @@ class BatchLayout:
 
     def _column(self, place: int, rows: int, parts: Sequence[Part]) -> Column:
         first = parts[0].inputs[place]
-        index = place if self.inputs[place].name == first.name else self._index[first.name]
+        index = self._index.get(first.name, -1)
+        if index < 0:
+            raise RunFailed(f"expected the inputs {list(self._index)}, {first.name!r:.64} came")
         spec = self.inputs[index]
         shape = (rows, *first.shape[1:]) if self.batches else first.shape
         chunks: list[Buffer] = [part.inputs[place].data for part in parts]

@@ -58,7 +58,7 @@ class ModelLoader:
         with ExitStack() as undo:
             try:
                 loaded = self._load(version, undo)
-            except (ChildFailed, BatchError) as error:
+            except (ChildFailed, BatchError, OSError) as error:
                 raise ModelLoadFailed(_presentable(str(error))) from error
             undo.pop_all()
         return loaded
@@ -102,6 +102,7 @@ class ModelLoader:
                     threads,
                     options.gpu_memory_limit_bytes,
                     model.folder,
+                    version.config.parameters.get("cuda_graphs", "true").lower() not in ("0", "false", "off"),
                 ),
                 options.load_timeout,
                 memory,

@@ -6,6 +6,7 @@ onnxruntime type, and this module must never know a batch, a process or a wire.
 """
 
 import ctypes
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as binding
 
-from server.sessions.base import BatchError, OutOfMemory, RunFailed, RunTimedOut
+from server.sessions.base import BatchError, InstanceDied, OutOfMemory, RunFailed, RunTimedOut
 from server.sessions.dtypes import DATATYPE_OF_ONNX, NUMPY, Array
 from server.sessions.plans import SessionPlan
 from server.spec import TensorSpec
@@ -31,6 +32,13 @@ _OUT_OF_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
 """ONNX Runtime has no type of its own for this, so here, and only here, the text decides."""
+
+_DEVICE_LOST = ("CUDA failure 7", "CUDA_ERROR_", "illegal memory access", "unspecified launch failure")
+"""CUDA's errors 700 and up are sticky: every later call of the process fails as well."""
+
+_PREFIX = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_SOURCE = re.compile(r"\S+\.(?:cc|h|cu):\d+ (?:[^()]*::[^()]*\([^()]*\) (?:const )?|\w+ )")
+MOST_REASON = 500
 
 RUNTIME_ERRORS: tuple[type[Exception], ...] = (
     binding.Fail,
@@ -53,6 +61,10 @@ RUNTIME_ERRORS: tuple[type[Exception], ...] = (
 
 class SessionRefused(Exception):
     """ONNX Runtime would not open the model, or not on the device that was asked for; the text says why."""
+
+
+class DeviceLost(InstanceDied):
+    """The GPU faulted under this process."""
 
 
 class Stop:
@@ -89,13 +101,17 @@ class OrtSession:
         self.padded_rows = 0
         """Rows of filler in the last run; only CUDA graphs need any."""
 
-    def run(self, names: Sequence[str], feeds: Mapping[str, Array], stop: Stop) -> list[Array]:
+    def run(self, names: Sequence[str], feeds: Mapping[str, Array], stop: Stop, rows: int = 0) -> list[Array]:  # noqa: ARG002
         """Run the graph and return the outputs called `names`. BF16 goes in and comes out as uint16.
+
+        `rows` above 0 says that the first dimension of everything is a batch of so many independent rows, which a
+        device may fill up to a size that suits it.
 
         Raises:
             RunFailed: the values cannot be computed.
             OutOfMemory: they do not fit.
             RunTimedOut: `stop` was asked for.
+            DeviceLost: the device is in a state that only a new process gets out of.
         """
         try:
             if self._boxed:
@@ -129,31 +145,23 @@ def open_session(model: bytes, plan: SessionPlan) -> OrtSession:
         SessionRefused: with ONNX Runtime's reason.
     """
     if plan.device == "cpu" or (plan.device == "auto" and CUDA not in onnxruntime.get_available_providers()):
-        return OrtSession(_open(model, plan, CPU, {}))
-    onnxruntime.preload_dlls()  # the libraries come from wheels, where the loader does not look
+        return OrtSession(open_on(model, plan, CPU, {}))
+    from server.sessions.cuda import open_cuda  # noqa: PLC0415  (it stands on this module)
+
     try:
-        return OrtSession(_open(model, plan, CUDA, cuda_options(plan)))
+        return open_cuda(model, plan)
     except SessionRefused as error:
         if plan.device == "cuda":
             raise
-        return OrtSession(_open(model, plan, CPU, {}), note=str(error))
+        return OrtSession(open_on(model, plan, CPU, {}), note=str(error))
 
 
-def cuda_options(plan: SessionPlan) -> dict[str, str]:
-    """Return the CUDA provider's options: full float32 precision, and memory taken in the sizes asked for."""
-    options = {
-        "device_id": str(plan.device_id),
-        "use_tf32": "0",
-        "arena_extend_strategy": "kSameAsRequested",
-        "cudnn_conv_use_max_workspace": "1",
-    }
-    if plan.gpu_memory_limit_bytes:
-        options["gpu_mem_limit"] = str(plan.gpu_memory_limit_bytes)
-    return options
+def open_on(model: bytes, plan: SessionPlan, provider: str, provider_options: dict[str, str]) -> Any:  # noqa: ANN401
+    """Return an InferenceSession that really runs on `provider`.
 
-
-def _open(model: bytes, plan: SessionPlan, provider: str, provider_options: dict[str, str]) -> Any:  # noqa: ANN401
-    """Return an InferenceSession that really runs on `provider`."""
+    Raises:
+        SessionRefused: ONNX Runtime refused the model, or put it elsewhere.
+    """
     options = session_options(plan)
     providers = [(provider, provider_options)] if provider == CPU else [(provider, provider_options), (CPU, {})]
     try:
@@ -176,8 +184,7 @@ def session_options(plan: SessionPlan) -> onnxruntime.SessionOptions:
     options.enable_mem_pattern = False  # a plan is kept per input shape, for ever: a leak where lengths vary
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    if plan.data_folder:
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", plan.data_folder)
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", plan.data_folder)
     return options
 
 
@@ -188,15 +195,15 @@ def translate(error: Exception, *, stopped: bool) -> BatchError:
         return RunTimedOut("the run was stopped")
     if isinstance(error, MemoryError) or any(mark in text for mark in _OUT_OF_MEMORY):
         return OutOfMemory(text)
+    if isinstance(error, binding.EPFail) or any(mark in text for mark in _DEVICE_LOST):
+        return DeviceLost(text)
     return RunFailed(text)
 
 
 def reason(error: Exception) -> str:
-    """Return the first line of an exception's text, without ONNX Runtime's numbered prefix."""
-    text = str(error).strip() or type(error).__name__
-    if text.startswith("[ONNXRuntimeError]"):
-        text = text.split(" : ", 3)[-1]
-    return text.splitlines()[0]
+    """Return the first line of an exception's text, without ONNX Runtime's error numbers and C++ signatures."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return _SOURCE.sub("", _PREFIX.sub("", text))[:MOST_REASON]
 
 
 def _required(spec: TensorSpec, onnx_type: str) -> TensorSpec:

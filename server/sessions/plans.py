@@ -9,7 +9,7 @@ from server.spec import TensorSpec
 
 @dataclass(frozen=True, slots=True)
 class SessionPlan:
-    """How to open one session. `data_folder` is where external data may lie, "" for nowhere."""
+    """How to open one session. `data_folder` is the only place where external data may lie."""
 
     device: Literal["auto", "cpu", "cuda"]
     device_id: int

@@ -113,6 +113,10 @@ class ProcessInstance:
             if self._finish(run):
                 _report(done, error)
             return
+        except (ValueError, OSError, MemoryError) as error:  # no memory, or the child died and its area is gone
+            if self._finish(run):
+                _report(done, OutOfMemory(str(error)) if self._child is child else InstanceDied(str(error)))
+            return
         run.compute_input = time.monotonic() - started
         try:
             child.data.send(packet)
@@ -188,7 +192,7 @@ class ProcessInstance:
             try:
                 outcome = self._outcome(child, run, packet)
             except (ValueError, TypeError, IndexError, struct.error) as error:
-                event("session_process_talks_nonsense", logging.ERROR, instance=self.name, why=str(error))
+                event("session_process_broke_protocol", logging.ERROR, instance=self.name, why=str(error))
                 child.kill()
                 return
             if run is not None and self._finish(run):
@@ -289,7 +293,8 @@ class ProcessInstance:
         if needed > area.size and not area.grow(needed):
             raise OutOfMemory(f"the batch takes {needed} bytes, the limit is {area.limit}")
         view = area.view
-        words = [frames.RUN, run.sequence, area.size, len(columns)]
+        rows = sum([part.rows for part in run.parts]) if self._layout.batches else 0
+        words = [frames.RUN, run.sequence, area.size, rows, len(columns)]
         at = 0
         for column in columns:
             _write(view, at, column)

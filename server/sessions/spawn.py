@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -48,17 +48,31 @@ class SessionChild:
     """One child process and the parent's ends of what connects to it."""
 
     def __init__(self, plan: ChildPlan) -> None:
+        """Start the program.
+
+        Raises:
+            ModelLoadFailed: the model file cannot be opened.
+            OSError: no process, memory or descriptor is to be had.
+        """
         self._plan = plan
-        self.inputs = Area.create(plan.area_limit_bytes)
-        self.outputs = Area.create(plan.area_limit_bytes)
-        self.data, data = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.control, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._errors = os.memfd_create("errors", os.MFD_CLOEXEC)
-        self._model = plan.model.open()
-        fds = [data.fileno(), control.fileno(), self._model, self.inputs.fd, self.outputs.fd]
+        with ExitStack() as stack:
+            model = plan.model.open()
+            stack.callback(os.close, model)
+            self._errors = os.memfd_create("errors", os.MFD_CLOEXEC)
+            stack.callback(os.close, self._errors)
+            self.inputs = stack.enter_context(closing(Area.create(plan.area_limit_bytes)))
+            self.outputs = stack.enter_context(closing(Area.create(plan.area_limit_bytes)))
+            self.data, data = _pair(stack)
+            self.control, control = _pair(stack)
+            self.process = self._start(data.fileno(), control.fileno(), model, self.inputs.fd, self.outputs.fd)
+            data.close()
+            control.close()
+            self._resources = stack.pop_all()
+
+    def _start(self, *fds: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-P", "-X", "faulthandler", "-m", "server.sessions.child", *map(str, fds)]
-        self.process = subprocess.Popen(  # noqa: S603  (our own module, with file descriptors as arguments)
-            [*command, str(plan.area_limit_bytes)],
+        return subprocess.Popen(  # noqa: S603  (our own module, with file descriptors as arguments)
+            [*command, str(self._plan.area_limit_bytes)],
             pass_fds=fds,
             stdin=subprocess.DEVNULL,
             stdout=self._errors,
@@ -66,8 +80,6 @@ class SessionChild:
             env=_environment(),
             start_new_session=True,
         )
-        data.close()
-        control.close()
 
     def load(self) -> Report:
         """Have the model opened and return what was found.
@@ -115,8 +127,6 @@ class SessionChild:
 
     def close(self, timeout: float = 1.0) -> int:
         """Let the child go, reap it and give everything back; returns its exit status. Idempotent."""
-        if self._errors < 0:
-            return self.process.wait()
         self.control.close()
         self.data.close()
         try:
@@ -124,11 +134,7 @@ class SessionChild:
         except subprocess.TimeoutExpired:
             self.process.kill()
             status = self.process.wait()
-        self.inputs.close()
-        self.outputs.close()
-        os.close(self._model)
-        os.close(self._errors)
-        self._errors = -1
+        self._resources.close()
         return status
 
     def discard(self) -> None:
@@ -164,6 +170,11 @@ class SessionChild:
         how = f"signal {-status}" if status < 0 else f"status {status}"
         words = self.last_words().splitlines()
         return f"{how} ({words[0]})" if words else how
+
+
+def _pair(stack: ExitStack) -> tuple[socket.socket, socket.socket]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return stack.enter_context(ours), stack.enter_context(theirs)
 
 
 def _environment() -> dict[str, str]:
