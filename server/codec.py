@@ -40,10 +40,39 @@ def decode_bytes(data: Buffer) -> list[bytes]:
     return elements
 
 
+def check_text(data: bytes, elements: int) -> None:
+    """Check that `data` is exactly `elements` BYTES elements of UTF-8 text, which is what ONNX strings are.
+
+    One element, by far the most frequent case, takes 0.2 us; more take about 0.1 us each.
+
+    Raises:
+        InvalidRequest: the count differs, a length reaches past the end, or an element is not UTF-8.
+    """
+    if elements == 1 and len(data) >= 4 and _LENGTH.unpack_from(data)[0] == len(data) - 4:
+        if not data.isascii():
+            _check_utf8(data[4:], 0)
+        return
+    found = decode_bytes(data)
+    if len(found) != elements:
+        raise InvalidRequest(f"expected {elements} BYTES elements, got {len(found)}")
+    if not data.isascii():
+        for index, element in enumerate(found):
+            _check_utf8(element, index)
+
+
+def _check_utf8(element: bytes, index: int) -> None:
+    try:
+        element.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(
+            f"BYTES element {index}: expected UTF-8 text, got byte 0x{element[error.start]:02x} at {error.start}"
+        ) from error
+
+
 def bytes_offsets(data: Buffer, elements: int) -> list[int]:
     """Return where each of `elements` BYTES elements starts, and where the last one ends.
 
-    The data must have been checked before (`decode_bytes`): this one trusts the lengths.
+    The data must have been checked before (`check_text`): this one trusts the lengths.
     """
     offsets = [0]
     at = 0

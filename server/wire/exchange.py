@@ -1,0 +1,103 @@
+"""One inference RPC from its message to its answer: counted in, ended once, counted out, reported.
+
+Used as a context manager around the work that may fail: whatever escapes from the block ends the call with the status
+it deserves. That is the one place where an unforeseen error on the hot path stops.
+"""
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from server.errors import DeadlineExceeded, ServingError
+from server.messages import InferRequest, InferResponse
+from server.transports.base import Call, StatusCode
+from server.wire.gate import Gate
+from server.wire.observer import Outcome
+from server.wire.status import reason, status_error
+
+Encode = Callable[[InferResponse, Any], bytes]
+
+
+class Exchange:
+    """The state of one call: open until `reply` or `fail`, then closed for good."""
+
+    __slots__ = ("_admitted", "_call", "_context", "_encode", "_gate", "_open", "_request", "_size", "_started")
+
+    def __init__(self, gate: Gate, call: Call, size: int) -> None:
+        self._gate = gate
+        self._call = call
+        self._size = size
+        self._started = time.monotonic()
+        self._admitted = False
+        self._open = True
+        self._request: InferRequest | None = None
+        self._encode: Encode | None = None
+        self._context: object = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> bool:
+        if error is None:
+            return False
+        if isinstance(error, Exception):
+            self.fail(error)
+            return True
+        return False
+
+    def admit(self) -> None:
+        """Take room for the message until the call ends. Raises QueueFull, TooLarge, ShuttingDown."""
+        self._gate.admission.enter(self._size)
+        self._admitted = True
+
+    def deadline(self) -> float:
+        """Return the instant (time.monotonic()) by which the caller or this server gives up.
+
+        Raises:
+            DeadlineExceeded: it has passed.
+        """
+        remaining = self._call.time_remaining()
+        most = self._gate.limits.max_deadline
+        if remaining is None or remaining > most:
+            return self._started + most
+        if remaining <= 0:
+            raise DeadlineExceeded("the deadline had passed when the request arrived")
+        return self._started + remaining
+
+    def expect(self, request: InferRequest, encode: Encode, context: object) -> None:
+        """Say what was asked, and that `encode(response, context)` turns its answer into bytes."""
+        self._request = request
+        self._encode = encode
+        self._context = context
+
+    def reply(self, outcome: InferResponse | ServingError) -> None:
+        """End the call with what became of the request; any thread (`messages.Reply`)."""
+        if isinstance(outcome, ServingError):
+            self.fail(outcome)
+            return
+        with self:
+            assert self._encode is not None, "expect() comes before submit()"  # noqa: S101 - narrows for mypy
+            self._call.reply(self._encode(outcome, self._context))
+            self._close(StatusCode.OK, "", outcome)
+
+    def fail(self, error: BaseException) -> None:
+        """End the call with an error."""
+        status = status_error(error, self._call.method)
+        self._call.fail(status.code, status.details, status.trailers)
+        self._close(status.code, reason(error), None)
+
+    def _close(self, code: StatusCode, why: str, response: InferResponse | None) -> None:
+        if not self._open:
+            return
+        self._open = False
+        if self._admitted:
+            self._gate.admission.leave(self._size)
+        call, request = self._call, self._request
+        model, version = (request.model_name, request.model_version) if request is not None else ("", "")
+        self._gate.observer.finished(
+            Outcome(
+                call.method, code, time.monotonic() - self._started, call.peer, model, version, why, request,
+                None if response is None else response.timing,
+            )
+        )  # fmt: skip

@@ -1,0 +1,130 @@
+"""Every method of every service under its path: the whole wire, put together.
+
+`methods` is what the application gives to a transport. A test walks the protobuf descriptors and proves that no method
+is forgotten and that each but the health checks asks for credentials.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
+
+from server.catalog import Catalog
+from server.errors import NeedsRedis, Unimplemented
+from server.pb import open_inference_pb2 as oip
+from server.pb import sluice_pb2
+from server.queues.base import Queue
+from server.transports.base import Fast, Methods, Stream, Streaming, Unary
+from server.wire.auth import Scope
+from server.wire.gate import Gate
+from server.wire.health import Health
+from server.wire.infer import InferHandler
+from server.wire.lifecycle import Lifecycle
+from server.wire.open_inference import Identification, LogLevels, OpenInference
+from server.wire.reader import Reader
+from server.wire.reflection import SERVICES as REFLECTION_SERVICES
+from server.wire.reflection import Reflection
+from server.wire.rpc import streaming, unary
+from server.wire.stream import StreamHandler
+
+INFERENCE: ServiceDescriptor = oip.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+PREDICTIONS: ServiceDescriptor = sluice_pb2.DESCRIPTOR.services_by_name["Predictions"]
+JOBS: ServiceDescriptor = sluice_pb2.DESCRIPTOR.services_by_name["Jobs"]
+HEALTH: ServiceDescriptor = health_pb2.DESCRIPTOR.services_by_name["Health"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """What the wire stands on. `jobs` are the handlers of sluice.v1.Jobs where there is a Redis queue."""
+
+    gate: Gate
+    catalog: Catalog
+    queue: Queue
+    lifecycle: Lifecycle
+    identification: Identification
+    log: LogLevels
+    reflection: bool = True
+    jobs: Methods | None = None
+
+
+def methods(wire: Wire) -> Methods:
+    """Return the handler of every method this server has."""
+    reader = Reader(wire.catalog, wire.gate.limits)
+    infer = InferHandler(wire.gate, reader, wire.queue)
+    served = [INFERENCE, HEALTH, JOBS]
+    table: dict[str, Fast | Unary | Streaming] = {}
+    table.update(_inference(wire, infer))
+    table.update(_health(wire, served))
+    table.update(wire.jobs if wire.jobs is not None else _without_jobs(wire.gate))
+    if wire.reflection:
+        handler = streaming(wire.gate, Scope.READ, Reflection(service.full_name for service in served))
+        table.update({f"/{name}/ServerReflectionInfo": handler for name in REFLECTION_SERVICES})
+    return table
+
+
+def paths(service: ServiceDescriptor) -> Mapping[str, str]:
+    """Return the path of each method of a service by its name."""
+    return {method.name: f"/{service.full_name}/{method.name}" for method in service.methods}
+
+
+def _inference(wire: Wire, infer: InferHandler) -> Iterator[tuple[str, Fast | Unary | Streaming]]:
+    gate = wire.gate
+    rpcs = OpenInference(wire.catalog, wire.lifecycle, wire.identification, wire.log)
+    path = paths(INFERENCE)
+    yield path["ModelInfer"], Fast(infer)
+    yield path["ModelStreamInfer"], streaming(gate, Scope.INFER, StreamHandler(infer, gate.limits))
+    yield path["ServerLive"], unary(gate, Scope.READ, oip.ServerLiveRequest, rpcs.server_live)
+    yield path["ServerReady"], unary(gate, Scope.READ, oip.ServerReadyRequest, rpcs.server_ready)
+    yield path["ModelReady"], unary(gate, Scope.READ, oip.ModelReadyRequest, rpcs.model_ready)
+    yield path["ServerMetadata"], unary(gate, Scope.READ, oip.ServerMetadataRequest, rpcs.server_metadata)
+    yield path["ModelMetadata"], unary(gate, Scope.READ, oip.ModelMetadataRequest, rpcs.model_metadata)
+    yield path["ModelConfig"], unary(gate, Scope.READ, oip.ModelConfigRequest, rpcs.model_config)
+    yield path["ModelStatistics"], unary(gate, Scope.READ, oip.ModelStatisticsRequest, rpcs.model_statistics)
+    yield path["RepositoryIndex"], unary(gate, Scope.READ, oip.RepositoryIndexRequest, rpcs.repository_index)
+    yield path["RepositoryModelLoad"], unary(gate, Scope.ADMIN, oip.RepositoryModelLoadRequest, rpcs.repository_load)
+    yield (
+        path["RepositoryModelUnload"],
+        unary(gate, Scope.ADMIN, oip.RepositoryModelUnloadRequest, rpcs.repository_unload),
+    )
+    yield path["TraceSetting"], unary(gate, Scope.ADMIN, oip.TraceSettingRequest, rpcs.trace_setting)
+    yield path["LogSettings"], unary(gate, Scope.ADMIN, oip.LogSettingsRequest, rpcs.log_settings)
+    yield from _shared_memory(gate, path)
+
+
+def _shared_memory(gate: Gate, path: Mapping[str, str]) -> Iterator[tuple[str, Unary]]:
+    async def refuse(_: Message) -> Message:
+        raise Unimplemented("this server takes no tensors in shared memory; send raw_input_contents")
+
+    for kind in ("System", "Cuda"):
+        for verb in ("Status", "Register", "Unregister"):
+            name = f"{kind}SharedMemory{verb}"
+            yield path[name], unary(gate, Scope.ADMIN, getattr(oip, f"{name}Request"), refuse)
+
+
+def _health(wire: Wire, served: list[ServiceDescriptor]) -> Iterator[tuple[str, Unary | Streaming]]:
+    health = Health(wire.catalog, wire.lifecycle, {service.full_name for service in served})
+    path = paths(HEALTH)
+    yield path["Check"], unary(wire.gate, None, health_pb2.HealthCheckRequest, health.check)
+    yield path["Watch"], streaming(wire.gate, None, health.watch)
+
+
+def _without_jobs(gate: Gate) -> Iterator[tuple[str, Unary | Streaming]]:
+    def refusal() -> NeedsRedis:
+        return NeedsRedis(
+            "durable jobs need Redis: start the server with --queue redis://HOST:PORT/DB, this one has --queue memory"
+        )
+
+    async def refuse(_: Message) -> Message:
+        raise refusal()
+
+    async def refuse_stream(_: Stream) -> None:
+        raise refusal()
+
+    for method in JOBS.methods:
+        path = f"/{JOBS.full_name}/{method.name}"
+        if method.server_streaming:
+            yield path, streaming(gate, Scope.INFER, refuse_stream)
+        else:
+            yield path, unary(gate, Scope.INFER, getattr(sluice_pb2, method.input_type.name), refuse)

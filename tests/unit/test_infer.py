@@ -1,0 +1,103 @@
+import pytest
+
+from server.errors import InferenceFailed, ModelNotReady, QueueFull
+from server.transports.base import StatusCode, StatusError
+from tests import wire
+from tests.wire import Bench
+
+
+def test_a_request_is_answered_with_its_id_and_the_concrete_version():
+    bench = Bench()
+
+    answer = bench.infer(wire.message(wire.CHURN, rows=2, request_id="r1"))
+
+    assert (answer.model_name, answer.model_version, answer.id) == ("churn", "1", "r1")
+    assert [(o.name, o.datatype, list(o.shape)) for o in answer.outputs] == [("probability", "FP32", [2, 1])]
+    assert list(answer.raw_output_contents) == [bytes(8)]
+
+
+def test_the_second_request_of_a_kind_means_the_same_as_the_first():
+    bench = Bench()
+    for request_id in ("a", "b"):
+        bench.infer(wire.message(wire.CHURN, request_id=request_id, Geography=wire.text("Genève".encode())))
+
+    first, second = bench.queue.submitted
+    second.id = first.id
+    second.deadline = first.deadline
+
+    assert first == second
+
+
+def test_everything_is_counted_out_however_it_ends():
+    bench = Bench()
+    bench.infer(wire.message(wire.CHURN))
+    bench.queue.outcome = lambda _: InferenceFailed("secret cause")
+    with pytest.raises(StatusError):
+        bench.infer(wire.message(wire.CHURN))
+    bench.queue.refusals = [QueueFull("full", retry_after=0.25)]
+    with pytest.raises(StatusError) as full:
+        bench.infer(wire.message(wire.CHURN))
+    with pytest.raises(StatusError):
+        bench.infer(b"\xff")
+
+    assert (bench.admission.inflight, bench.admission.inflight_bytes) == (0, 0)
+    assert list(full.value.trailers) == [("grpc-retry-pushback-ms", "250")]
+    assert [outcome.code.name for outcome in bench.recorder.outcomes] == [
+        "OK",
+        "INTERNAL",
+        "RESOURCE_EXHAUSTED",
+        "INVALID_ARGUMENT",
+    ]
+
+
+def test_our_own_failures_say_nothing_but_an_id():
+    bench = Bench()
+    bench.queue.outcome = lambda _: InferenceFailed("secret cause")
+
+    with pytest.raises(StatusError) as error:
+        bench.infer(wire.message(wire.CHURN))
+
+    assert error.value.code is StatusCode.INTERNAL
+    assert error.value.details.startswith("internal error")
+    assert "secret" not in error.value.details
+
+
+def test_a_caller_who_leaves_cancels_the_request_and_nobody_answers_twice():
+    bench = Bench()
+    bench.queue.hold = True
+    call = bench.start(wire.message(wire.CHURN))
+    call.leave()
+
+    assert bench.queue.cancelled == 1
+    assert (call.ends, call.code) == (1, StatusCode.CANCELLED)
+    assert bench.admission.inflight == 0
+
+
+def test_a_version_swapped_between_look_up_and_queue_is_found_again():
+    bench = Bench()
+    bench.infer(wire.message(wire.CHURN))
+    successor = wire.spec(
+        "churn", [(t.name, t.datatype, t.shape) for t in wire.CHURN.inputs],
+        [(t.name, t.datatype, t.shape) for t in wire.CHURN.outputs], version="2",
+    )  # fmt: skip
+
+    def swap(_, __, submit=bench.queue.submit):
+        bench.catalog.replace(successor)
+        bench.queue.submit = submit
+        raise ModelNotReady("version 1 left")
+
+    bench.queue.submit = swap
+    answer = bench.infer(wire.message(wire.CHURN))
+
+    assert answer.model_version == "2"
+
+
+def test_a_model_that_stays_away_is_given_up_after_three_looks():
+    bench = Bench()
+    bench.queue.refusals = [ModelNotReady("gone")] * 5
+
+    with pytest.raises(StatusError) as error:
+        bench.infer(wire.message(wire.CHURN))
+
+    assert error.value.code is StatusCode.UNAVAILABLE
+    assert len(bench.queue.refusals) == 2
