@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from server.modelconfig.fields import Fields
-from server.modelconfig.syntax import read_json, read_text
+from server.modelconfig.syntax import Word, read_json, read_text
 from server.spec import (
     BatchPolicy,
     InstanceGroup,
@@ -48,10 +48,10 @@ _KINDS: dict[str, Literal["auto", "cpu", "gpu"]] = {
 }
 _ACTIONS: dict[str, Literal["reject", "delay"]] = {"REJECT": "reject", "DELAY": "delay"}
 _REFUSED = {
-    "sequence_batching": "a model without sequences",
-    "ensemble_scheduling": "a single ONNX model",
-    "batch_input": "a model that needs no batch_input",
-    "batch_output": "a model that needs no batch_output",
+    "sequence_batching": ("a model that keeps no state between requests", "a sequence model"),
+    "ensemble_scheduling": ("a single ONNX model", "an ensemble"),
+    "batch_input": ("inputs that come with the request", "one made by the server"),
+    "batch_output": ("outputs split by rows", "one split by an input's shape"),
 }
 
 D = TypeVar("D")
@@ -118,10 +118,11 @@ def _config(fields: Fields, model: str) -> ConfigFile:
 def _refuse_foreign(fields: Fields) -> None:
     """Refuse what would be answered wrongly without a field that we do not have."""
     for name in fields.given(*_REFUSED):
-        fields.refuse(name, _REFUSED[name], "one with it")
+        expected, got = _REFUSED[name]
+        fields.refuse(name, expected, Word(got))
     operations = fields.message("model_operations")
     if operations is not None and operations.given("op_library_filename"):
-        operations.refuse("op_library_filename", "ONNX Runtime's own operators only", "a library of others")
+        operations.refuse("op_library_filename", "ONNX Runtime's own operators only", Word("a library"))
 
 
 def _fixed(fields: Fields, name: str, wanted: str) -> str:
@@ -164,7 +165,7 @@ def _version_policy(fields: Fields) -> VersionPolicy:
         return VersionPolicy()
     given = policy.given("latest", "all", "specific")
     if len(given) != 1:
-        fields.refuse("version_policy", "one of latest, all, specific", " and ".join(given) or "none")
+        fields.refuse("version_policy", "one of latest, all, specific", Word(" and ".join(given) or "none"))
     if given == ["all"]:
         policy.message("all")
         return VersionPolicy("all")
@@ -174,7 +175,7 @@ def _version_policy(fields: Fields) -> VersionPolicy:
     specific = policy.message("specific")
     versions = specific.integers("versions", 1, (1 << 63) - 1) if specific else ()
     if not versions:
-        policy.refuse("specific", "versions", "none")
+        policy.refuse("specific", "versions", Word("none"))
     return VersionPolicy("specific", versions=tuple(sorted(set(versions))))
 
 
@@ -232,7 +233,7 @@ def _warmup(warmup: Fields) -> Warmup:
     name = warmup.text("name")
     inputs = {key: _warmup_input(value) for key, value in warmup.mapping("inputs").items()}
     if not inputs:
-        warmup.refuse("inputs", "at least one input", "none")
+        warmup.refuse("inputs", "at least one input", Word("none"))
     return Warmup(
         name=name,
         batch_size=_or(warmup.integer("batch_size", 0, MAX_BATCH_SIZE), 0),
@@ -246,7 +247,9 @@ def _warmup_input(tensor: Fields) -> WarmupInput:
     dims = tensor.integers("dims", 1, MAX_DIMENSION)
     given = tensor.given("zero_data", "random_data", "input_data_file")
     if len(given) != 1:
-        tensor.refuse("zero_data", "one of zero_data, random_data, input_data_file", " and ".join(given) or "none")
+        tensor.refuse(
+            "zero_data", "one of zero_data, random_data, input_data_file", Word(" and ".join(given) or "none")
+        )
     if file := tensor.file_name("input_data_file"):
         return WarmupInput(datatype, dims, "file", file)
     tensor.boolean("zero_data")

@@ -99,13 +99,13 @@ class Fields:
         if not names:
             return []
         if self._json and name in self._left and _camel(name) != name and _camel(name) in self._left:
-            self.refuse(name, "it once", f"{name} and {_camel(name)}")
+            self.refuse(name, "it once", Word(f"{name} and {_camel(name)}"))
         return self._left.pop(name) if name in self._left else self._left.pop(_camel(name))
 
     def _single(self, name: str, convert: Callable[[Entry], T]) -> T | None:
         entries = self._take(name)
         if len(entries) > 1:
-            self.refuse(name, "it once", f"{len(entries)} of them", entries[1])
+            self.refuse(name, "it once", Word(f"{len(entries)} of them"), entries[1])
         return convert(entries[0]) if entries else None
 
     def _integer(self, name: str, entry: Entry, low: int, high: int) -> int:
@@ -159,7 +159,7 @@ class Fields:
 def _shown(value: "Scalar | Message | object") -> str:
     if isinstance(value, Message):
         return "a message"
-    return repr(value.text if isinstance(value, Word) else value)[:64]
+    return (value.text if isinstance(value, Word) else repr(value))[:64]
 
 
 def _camel(name: str) -> str:

@@ -28,13 +28,12 @@ def resolve(
         ModelLoadFailed: the configuration contradicts the ONNX file; the sentence names both sides.
     """
     config = version.config
-    name = f"{config.name} version {version.version}"
-    pairs = [*_pairs(name, "input", config.inputs, inputs), *_pairs(name, "output", config.outputs, outputs)]
-    rows = _rows(name, config, pairs, max_batch_size)
+    pairs = [*_pairs("input", config.inputs, inputs), *_pairs("output", config.outputs, outputs)]
+    rows = _rows(config, pairs, max_batch_size)
     tensors = [_tensor(pair, batches=rows > 0) for pair in pairs]
     if config.max_batch_size is None and rows and not config.batching.enabled:
         config = replace(config, batching=replace(config.batching, enabled=True))
-    _check_rows(name, config, rows)
+    _check_rows(config, rows)
     count = len(inputs)
     return ModelSpec(
         config.name, version.version, PLATFORM, tuple(tensors[:count]), tuple(tensors[count:]), rows, config
@@ -60,21 +59,19 @@ class _Pair:
         return self.said.reshape if self.said.reshape is not None else self.said.shape or None
 
 
-def _pairs(
-    name: str, kind: Literal["input", "output"], said: Sequence[TensorSpec], graph: Sequence[TensorSpec]
-) -> list[_Pair]:
+def _pairs(kind: Literal["input", "output"], said: Sequence[TensorSpec], graph: Sequence[TensorSpec]) -> list[_Pair]:
     """Match tensors by name: those of the configuration in its order, then the rest of the graph's."""
     left = {tensor.name: tensor for tensor in graph}
     pairs = []
     for tensor in said:
         if tensor.name not in left:
             known = ", ".join(repr(known.name[:64]) for known in graph)
-            raise ModelLoadFailed(f"{name}: config.pbtxt has {kind} {tensor.name[:64]!r}, the ONNX file has {known}")
-        pairs.append(_Pair(f"{name}: {kind} {tensor.name[:64]!r}", tensor, left.pop(tensor.name)))
-    return pairs + [_Pair(f"{name}: {kind} {tensor.name[:64]!r}", None, tensor) for tensor in left.values()]
+            raise ModelLoadFailed(f"config.pbtxt has {kind} {tensor.name[:64]!r}, the ONNX file has {known}")
+        pairs.append(_Pair(f"{kind} {tensor.name[:64]!r}", tensor, left.pop(tensor.name)))
+    return pairs + [_Pair(f"{kind} {tensor.name[:64]!r}", None, tensor) for tensor in left.values()]
 
 
-def _rows(name: str, config: ModelConfig, pairs: Sequence[_Pair], largest: int) -> int:
+def _rows(config: ModelConfig, pairs: Sequence[_Pair], largest: int) -> int:
     """Return the largest batch, 0 for a model without a batch dimension."""
     if config.max_batch_size:
         for pair in pairs:
@@ -85,7 +82,7 @@ def _rows(name: str, config: ModelConfig, pairs: Sequence[_Pair], largest: int) 
     ranks = {len(pair.graph.shape) - len(pair.dims) for pair in pairs if pair.dims is not None and pair.graph.shape}
     if len(ranks) > 1:
         raise ModelLoadFailed(
-            f"{name}: some dims of config.pbtxt leave out the first dimension of the ONNX file and some do not;"
+            "some dims of config.pbtxt leave out the first dimension of the ONNX file and some do not;"
             " expected max_batch_size to say which is meant"
         )
     return largest if variable and 0 not in ranks else 0
@@ -130,15 +127,15 @@ def _check_reshape(pair: _Pair, dims: tuple[int, ...], reshape: tuple[int, ...])
         )
 
 
-def _check_rows(name: str, config: ModelConfig, rows: int) -> None:
+def _check_rows(config: ModelConfig, rows: int) -> None:
     """Refuse sizes larger than the largest batch."""
     for preferred in config.batching.preferred_batch_sizes:
         if rows and preferred > rows:
-            raise ModelLoadFailed(f"{name}: preferred_batch_size: expected at most {rows}, got {preferred}")
+            raise ModelLoadFailed(f"preferred_batch_size: expected at most {rows}, got {preferred}")
     for warmup in config.warmups:
         if warmup.batch_size > max(rows, 1):
             raise ModelLoadFailed(
-                f"{name}: model_warmup {warmup.name[:64]!r}: expected a batch_size of at most {max(rows, 1)},"
+                f"model_warmup {warmup.name[:64]!r}: expected a batch_size of at most {max(rows, 1)},"
                 f" got {warmup.batch_size}"
             )
 
