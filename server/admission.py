@@ -38,10 +38,12 @@ class Limits:
 class Admission:
     """The entrance of one queue. Called under the scheduler's lock."""
 
-    def __init__(self, spec: ModelSpec, limits: Limits, costs: CostCurve) -> None:
+    def __init__(self, spec: ModelSpec, limits: Limits, costs: CostCurve, instances: int) -> None:
         self._policy: BatchPolicy = spec.config.batching
         self._limits = limits
         self._costs = costs
+        self._instances = max(instances, 1)
+        self._only_policy = None if self._policy.priority_levels else self._policy.default_queue_policy
         self._levels = self._policy.priority_levels
         # Rows of a model whose shapes are all fixed are alike, so the usual request needs no look at its tensors.
         dims = [-1 if tensor.optional else dim for tensor in spec.inputs for dim in tensor.shape[int(spec.batches) :]]
@@ -58,7 +60,7 @@ class Admission:
         if level != SLACK_PRIORITY and not 0 < level <= self._levels:
             level = self._policy.default_priority_level if self._levels else 0
         pending.rank = 2 * level
-        policy = self._policy.queue_policy(level)
+        policy = self._only_policy or self._policy.queue_policy(level)
         pending.deadline = min(request.deadline, now + self._limits.max_deadline)
         timeout = _timeout(policy, request)
         if timeout is not None and now + timeout < pending.deadline:
@@ -81,7 +83,7 @@ class Admission:
         if pending.deadline <= pending.arrival:
             raise DeadlineExceeded("the deadline had passed before the request was queued")
         limits = self._limits
-        bound = self._policy.queue_policy(pending.rank // 2).max_queue_size
+        bound = (self._only_policy or self._policy.queue_policy(pending.rank // 2)).max_queue_size
         waiting = batcher.entries
         if waiting >= limits.max_requests:
             self._refuse("requests", limits.max_requests, batcher)
@@ -96,8 +98,13 @@ class Admission:
         half = self._costs.start_after(batcher.rows // 2, batcher.limit, 1)
         raise QueueFull(f"the queue is full: expected at most {bound} {what}", retry_after=max(half, SHORTEST_RETRY))
 
-    def predict(self, pending: Pending, batcher: Batcher[Pending], free_at: float, instances: int) -> None:
-        """Refuse a request that would finish too late; `free_at` is when the first of `instances` can take a batch.
+    def surely_in_time(self, pending: Pending, batcher: Batcher[Pending]) -> bool:
+        """Whether even all that waits, worked off first, leaves a request plenty of time: the usual case, and cheap."""
+        batches = 3 + batcher.rows / (batcher.limit * self._instances)
+        return pending.deadline - pending.arrival > batches * self._costs.seconds(batcher.limit)
+
+    def predict(self, pending: Pending, batcher: Batcher[Pending], free_at: float) -> None:
+        """Refuse a request that would finish too late; `free_at` is when the first instance can take a batch.
 
         Raises:
             DeadlineUnreachable: `retry_after` is when a request with the same budget would be in time.
@@ -105,10 +112,8 @@ class Admission:
         limit = batcher.limit
         budget = pending.deadline - pending.arrival
         full = self._costs.seconds(limit)
-        if budget > 2 * full + self._costs.start_after(batcher.rows, limit, instances) + free_at - pending.arrival:
-            return
         ahead = batcher.rows_before(pending.rank, pending.deadline)
-        start = free_at + self._costs.start_after(ahead, limit, instances)
+        start = free_at + self._costs.start_after(ahead, limit, self._instances)
         finish = start + (full if ahead >= limit else self._costs.seconds(min(ahead + pending.rows, limit)))
         if finish > pending.deadline:
             needed = finish - pending.arrival

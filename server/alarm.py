@@ -109,10 +109,10 @@ class ManualAlarm:
         self.now = max(self.now, until)
 
 
-def call_isolated(callback: Callback) -> None:
+def call_isolated(callback: Callable[..., None], *arguments: object) -> None:
     """Call somebody else's code so that its bug is reported like any thread's and stays its own."""
     try:
-        callback()
+        callback(*arguments)
     except Exception:  # noqa: BLE001 - an isolation point: one callback's bug must not silence all the others
         kind, value, trace = sys.exc_info()
         assert kind is not None  # noqa: S101 - inside an except clause; tells the type checker

@@ -46,6 +46,11 @@ def get_level() -> str:
     return logging.getLevelName(logging.getLogger(_ROOT).level).lower()
 
 
+def epoch_ms() -> int:
+    """Return the wall clock in milliseconds since 1970, for the one field of the protocol that wants it."""
+    return time.time_ns() // 1_000_000
+
+
 class Sampler:
     """Lets `per_second` lines through each second and tells how many it held back before the next one."""
 
@@ -102,3 +107,15 @@ def _plain(value: object) -> str:
 
 def _timestamp(created: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(created)) + f".{int(created % 1 * 1000):03d}Z"
+
+
+class Levels:
+    """The level, for whoever may change it while the server runs; implements wire.open_inference.LogLevels."""
+
+    def get(self) -> str:
+        """Return debug, info, warning or error."""
+        return get_level()
+
+    def set(self, level: str) -> None:
+        """Log from this level on."""
+        set_level(level)

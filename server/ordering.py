@@ -32,7 +32,7 @@ class OrderedReplies:
                 return
             self._delivering = True
         while (ready := self._next()) is not None:
-            reply(*ready)
+            call_isolated(ready[0].reply, ready[1])
 
     def _next(self) -> tuple[Pending, Outcome] | None:
         with self._lock:
@@ -40,8 +40,3 @@ class OrderedReplies:
                 return self._line.popleft(), outcome
             self._delivering = False
             return None
-
-
-def reply(pending: Pending, outcome: Outcome) -> None:
-    """Call a request's reply; its bug stays its own."""
-    call_isolated(lambda: pending.reply(outcome))

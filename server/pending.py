@@ -26,7 +26,7 @@ class _Owner(Protocol):
 class Pending(Entry, Ticket):
     """One accepted request. `settled` turns True once, under the scheduler's lock: whoever turns it owes the reply."""
 
-    __slots__ = ("_owner", "bytes", "deaths", "outcome", "parts", "reply", "request", "settled", "started", "timing")
+    __slots__ = ("_owner", "bytes", "deaths", "outcome", "parts", "reply", "request", "settled", "started")
 
     def __init__(self, request: InferRequest, reply: Reply, owner: _Owner, arrival: float) -> None:
         super().__init__(request.rows, request.deadline, arrival)
@@ -40,7 +40,6 @@ class Pending(Entry, Ticket):
         self.started = 0.0
         self.parts: dict[int, tuple[Tensor, ...]] | None = None
         """Outputs by first row, of a request whose rows ran apart."""
-        self.timing: Timing | None = None
         self.outcome: Outcome | None = None
         """The answer, while it waits for its turn where ordering is preserved."""
         self._owner = owner
