@@ -53,4 +53,4 @@ class Accountant:
             }
         if skipped:
             fields["skipped"] = skipped
-        log.event("request", level, **fields)
+        log.event("request", level, cause=None, **fields)

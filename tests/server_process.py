@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.request import urlopen
 
-import grpc
+from grpc import Channel, insecure_channel
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 90.0
@@ -27,8 +27,8 @@ class ServerProcess:
     metrics: str = ""
     log: list[str] = field(default_factory=list)
 
-    def channel(self) -> grpc.Channel:
-        return grpc.insecure_channel(
+    def channel(self) -> Channel:
+        return insecure_channel(
             self.grpc, [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
         )
 

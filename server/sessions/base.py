@@ -73,6 +73,8 @@ class Instance(Protocol):
     """
 
     name: str
+    restarts: int
+    """How often its process was replaced after it died."""
 
     @property
     def available(self) -> bool:

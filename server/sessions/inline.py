@@ -38,6 +38,7 @@ class InlineInstance:
 
     def __init__(self, name: str, spec: ModelSpec, session: OrtSession, watchdog: Watchdog) -> None:
         self.name = name
+        self.restarts = 0
         self._spec = spec
         self._session = session
         self._layout = BatchLayout(spec)

@@ -1,0 +1,88 @@
+"""Settings translated into what each part wants to be given; no part reads the settings itself."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from server.admission import Limits as QueueLimits
+from server.alarm import Alarm
+from server.scheduler import Scheduler
+from server.sessions.base import LoadedModel, SessionOptions
+from server.settings import InvalidSettings, Settings
+from server.transports.base import TlsFiles, TransportOptions
+from server.wire.auth import Authenticator, InvalidKeys, parse_keys
+from server.wire.limits import Limits as WireLimits
+
+MIB = 1 << 20
+
+
+def make_schedulers(settings: Settings, alarm: Alarm) -> Callable[[LoadedModel], Scheduler]:
+    """Return what gives each loaded version its queue."""
+    limits = QueueLimits(
+        max_requests=settings.max_queue_size,
+        max_rows=settings.max_queue_size * 16,
+        max_bytes=settings.max_inflight_mb * MIB,
+        max_deadline=settings.max_deadline_seconds,
+        run_timeout=settings.max_deadline_seconds,
+    )
+
+    def make(loaded: LoadedModel) -> Scheduler:
+        return Scheduler(loaded.spec, loaded.instances, loaded.costs, alarm=alarm, limits=limits)
+
+    return make
+
+
+def session_options(settings: Settings) -> SessionOptions:
+    """Return how sessions are made."""
+    return SessionOptions(
+        device=settings.device,
+        isolation=settings.isolation,
+        intra_op_threads=settings.intra_op_threads,
+        load_timeout=settings.load_timeout_seconds,
+        memory_limit_bytes=settings.session_memory_mb * MIB,
+        max_message_bytes=settings.max_message_mb * MIB,
+        gpu_memory_limit_bytes=settings.gpu_memory_mb * MIB,
+        max_batch_size=settings.max_batch_size,
+    )
+
+
+def wire_limits(settings: Settings) -> WireLimits:
+    """Return the bounds of the wire."""
+    return WireLimits(
+        max_message_bytes=settings.max_message_mb * MIB,
+        max_inflight_requests=settings.max_queue_size * 4,
+        max_inflight_bytes=settings.max_inflight_mb * MIB,
+        max_deadline=settings.max_deadline_seconds,
+    )
+
+
+def transport_options(settings: Settings) -> TransportOptions:
+    """Return the transport's limits and TLS files. Raises InvalidSettings when one cannot be read."""
+    tls = None
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        authority = settings.tls_client_ca
+        tls = TlsFiles(
+            read_file("--tls-cert", settings.tls_cert),
+            read_file("--tls-key", settings.tls_key),
+            read_file("--tls-client-ca", authority) if authority is not None else None,
+        )
+    return TransportOptions(
+        max_receive_bytes=settings.max_message_mb * MIB, max_connection_age_grace=settings.max_deadline_seconds, tls=tls
+    )
+
+
+def credentials(settings: Settings) -> Authenticator:
+    """Return who may call. Raises InvalidSettings when the key file cannot be used."""
+    if settings.api_keys is None:
+        return Authenticator(None)
+    try:
+        return Authenticator(parse_keys(read_file("--api-keys", settings.api_keys).decode().splitlines()))
+    except (InvalidKeys, UnicodeDecodeError) as error:
+        raise InvalidSettings(f"--api-keys {settings.api_keys}: {error}") from error
+
+
+def read_file(flag: str, path: Path) -> bytes:
+    """Return a file's content. Raises InvalidSettings."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidSettings(f"{flag}: cannot read {path}: {error.strerror}") from error
