@@ -16,6 +16,7 @@ from server.transports.aio_call import AioCall, AioStream, Context, read_message
 from server.transports.base import (
     Fast,
     Methods,
+    StatusCode,
     StatusError,
     Streaming,
     Transport,
@@ -122,7 +123,8 @@ def _unary(path: str, method: Fast | Unary, running: _Running) -> Callable[[obje
 async def _invoke(method: Fast | Unary, call: AioCall, message: bytes | None) -> None:
     """Hand the message over; from here on the answer, whatever it is, comes through the call."""
     if message is None:
-        raise NO_MESSAGE
+        call.fail(StatusCode.UNIMPLEMENTED, NO_MESSAGE)
+        return
     try:
         if isinstance(method, Fast):
             method.handler(call, message)

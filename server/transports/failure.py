@@ -8,7 +8,8 @@ from server.transports.base import StatusCode, StatusError
 
 METHOD_NOT_FOUND = "Method not found!"
 """What grpc.aio answers, so that callers cannot tell the transports apart."""
-NO_MESSAGE = StatusError(StatusCode.UNIMPLEMENTED, "expected one message, the call ended without any")
+NO_MESSAGE = "expected one message, the call ended without any"
+INTERNAL = StatusError(StatusCode.INTERNAL, "internal error")
 
 
 def to_status(error: BaseException, method: str) -> StatusError:
@@ -19,7 +20,7 @@ def to_status(error: BaseException, method: str) -> StatusError:
     if isinstance(error, StatusError):
         return error
     log.event("handler_failed", logging.ERROR, cause=error, method=method)
-    return StatusError(StatusCode.INTERNAL, "internal error")
+    return INTERNAL
 
 
 def is_cancelled(error: BaseException) -> bool:

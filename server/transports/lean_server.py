@@ -1,0 +1,103 @@
+"""gRPC's core server and the thread that hears of everything it has finished.
+
+Every batch of operations carries its own callback as the tag, so the thread's work is one line: poll, then call the
+tag with the event.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import grpc
+
+from server import log
+from server.transports.binding import QUEUE_SHUTDOWN, CompletionQueue, NewCall, Server
+
+_DEPTH = 256
+"""Calls the core may accept before the thread has looked at the first of them."""
+
+
+class LeanServer:
+    """A core server with one completion queue and one polling thread."""
+
+    def __init__(self, arguments: Sequence[tuple[str, int]]) -> None:
+        self._queue = CompletionQueue()
+        self._server = Server(tuple(arguments), False)  # noqa: FBT003  xds: not known by name in every version
+        self._server.register_completion_queue(self._queue)
+        self._accept: Callable[[NewCall], None] = _refuse
+        self._rest: Callable[[], float | None] = _nothing
+        self._stopped: Callable[[], None] = _nothing
+        self._running = True
+
+    def bind(self, where: str, credentials: grpc.ServerCredentials | None) -> int:
+        """Open a port; 0 when the core cannot."""
+        private = credentials._credentials if credentials is not None else None  # type: ignore[attr-defined]  # noqa: SLF001
+        try:
+            return int(self._server.add_http2_port(where.encode(), private))
+        except RuntimeError:
+            return 0
+
+    def start(self, accept: Callable[[NewCall], None], rest: Callable[[], float | None]) -> None:
+        """Start serving.
+
+        Args:
+            accept: called on the polling thread with the event of every new call.
+            rest: called on the polling thread between events; returns seconds until it wants to be called again.
+        """
+        self._accept, self._rest = accept, rest
+        self._server.start()
+        for _ in range(_DEPTH):
+            self._request()
+        threading.Thread(target=self._run, name="lean-transport", daemon=True).start()
+
+    def shutdown(self, stopped: Callable[[], None]) -> None:
+        """Send GOAWAY and refuse new calls; `stopped` is called on the polling thread, its last act."""
+        self._stopped = stopped
+        self._server.shutdown(self._queue, self._on_shutdown)
+
+    def cancel_all(self) -> None:
+        """Cancel every call that is still running; only after shutdown()."""
+        self._server.cancel_all_calls()
+
+    def _run(self) -> None:
+        poll, rest = self._queue.poll, self._rest
+        while self._running:
+            seconds = rest()
+            event = poll(None if seconds is None else time.time() + seconds)  # noqa: TID251  the core's clock
+            tag = event.tag
+            if tag is not None:
+                try:
+                    tag(event)
+                except Exception as error:  # noqa: BLE001  one call's trouble must not end the thread of all calls
+                    log.event("transport_failed", logging.ERROR, cause=error)
+            # Kept over the next poll, an event would keep its call, and a call keeps the server from shutting down.
+            event = tag = None
+        self._server.destroy()
+        self._queue.shutdown()
+        while self._queue.poll().completion_type != QUEUE_SHUTDOWN:
+            pass
+        self._stopped()
+
+    def _request(self) -> None:
+        self._server.request_call(self._queue, self._queue, self._on_call)
+
+    def _on_call(self, event: NewCall) -> None:
+        if not event.success:  # the server is shutting down
+            return
+        with contextlib.suppress(ValueError):  # ditto, since this event was made
+            self._request()
+        self._accept(event)
+
+    def _on_shutdown(self, _: object) -> None:
+        self._running = False
+
+
+def _refuse(_: object) -> None:
+    msg = "a call arrived before start()"
+    raise RuntimeError(msg)
+
+
+def _nothing() -> None:
+    return None
