@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -94,7 +95,13 @@ def test_256_concurrent_callers_each_get_their_own_answer_in_shared_batches(serv
     ]
     before = server.scrape()
 
-    calls = [(i, stub.future("ModelInfer", wire.churn([rows[i % 256]], id=f"caller-{i}"))) for i in range(256 * 8)]
+    places = threading.Semaphore(256)
+    calls = []
+    for i in range(256 * 8):
+        assert places.acquire(timeout=30)
+        call = stub.future("ModelInfer", wire.churn([rows[i % 256]], id=f"caller-{i}"))
+        call.add_done_callback(lambda _: places.release())
+        calls.append((i, call))
     for i, call in calls:
         response = call.result()
         assert response.id == f"caller-{i}"
