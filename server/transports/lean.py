@@ -24,7 +24,7 @@ from server.transports.base import (
 )
 from server.transports.binding import NewCall
 from server.transports.failure import METHOD_NOT_FOUND, NO_MESSAGE, is_cancelled, to_status
-from server.transports.lean_call import LeanCall, OnMessage, Watch
+from server.transports.lean_call import PATIENCE, LeanCall, OnMessage, Watch
 from server.transports.lean_server import LeanServer
 from server.transports.lean_stream import LeanStream
 from server.transports.options import address, bind_error, channel_arguments, server_credentials
@@ -33,8 +33,9 @@ from server.transports.options import address, bind_error, channel_arguments, se
 class LeanTransport(Transport):
     """A gRPC server on a thread of its own, with the running event loop as its slow lane."""
 
-    def __init__(self, methods: Methods, options: TransportOptions) -> None:
+    def __init__(self, methods: Methods, options: TransportOptions, patience: float = PATIENCE) -> None:
         self.name = "lean"
+        self._patience = patience
         self._methods = methods
         self._options = options
         self._server: LeanServer | None = None
@@ -50,7 +51,7 @@ class LeanTransport(Transport):
             raise bind_error(host, port, tls=tls is not None)
         self._lane = _SlowLane(asyncio.get_running_loop())
         self._server = server
-        watch = Watch()
+        watch = Watch(self._patience)
         server.start(_Router(self._methods, self._lane, watch).accept, watch.ask)
         return bound
 

@@ -116,13 +116,14 @@ class LeanCall(Once):
 class Watch:
     """Calls that were not answered at once, oldest first; belongs to the polling thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
         self._calls: deque[tuple[float, LeanCall]] = deque()
 
     def add(self, call: LeanCall) -> None:
         """Remember a call, unless it has been answered meanwhile."""
         if not call.ended:
-            self._calls.append((time.monotonic() + PATIENCE, call))
+            self._calls.append((time.monotonic() + self._patience, call))
 
     def ask(self) -> float | None:
         """Watch every caller who has waited long enough; return seconds until the next one has."""
