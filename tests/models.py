@@ -261,3 +261,30 @@ def of_constant(floats: int) -> bytes:
     return model(
         nodes, [value("x", "FP32", ["N", 2])], [value("y", "FP32", ["N", 2])], [constant("shape", np.array([floats]))]
     )
+
+
+def top_k() -> bytes:
+    """The largest `k` of four floats, the same `k` for all rows."""
+    nodes = [
+        helper.make_node("ReduceMax", ["k"], ["most"], keepdims=0),
+        helper.make_node("Unsqueeze", ["most", "axes"], ["count"]),
+        helper.make_node("TopK", ["x", "count"], ["largest", "places"], axis=1),
+    ]
+    inputs = [value("x", "FP32", ["N", 4]), value("k", "INT64", ["N", 1])]
+    return model(nodes, inputs, [value("largest", "FP32", ["N", 2])], [constant("axes", np.array([0]))])
+
+
+def non_maximum_suppression() -> bytes:
+    """One box and score a row, and as many boxes kept as asked for."""
+    nodes = [
+        helper.make_node("Unsqueeze", ["box", "first"], ["boxes"]),
+        helper.make_node("Reshape", ["score", "flat"], ["scores"]),
+        helper.make_node("NonMaxSuppression", ["boxes", "scores", "most"], ["kept"]),
+    ]
+    constants = [
+        constant("first", np.array([0])),
+        constant("flat", np.array([1, 1, -1])),
+        constant("most", np.array([1 << 40])),
+    ]
+    inputs = [value("box", "FP32", ["N", 4]), value("score", "FP32", ["N", 1])]
+    return model(nodes, inputs, [value("kept", "INT64", ["K", 3])], constants)

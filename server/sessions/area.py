@@ -8,6 +8,7 @@ parent touch pages that are no longer there (SIGBUS). Never knows what the bytes
 import fcntl
 import mmap
 import os
+from contextlib import suppress
 
 FIRST_BYTES = 64 << 10
 KEPT_BYTES = 16 << 20
@@ -78,14 +79,17 @@ class Area:
     def close(self) -> None:
         """Unmap and close. Idempotent."""
         if self.fd >= 0:
-            self.view.release()
-            self._map.close()
+            self._unmap()
             os.close(self.fd)
             self.fd = -1
 
     def _remap(self, size: int) -> None:
         fresh = mmap.mmap(self.fd, size)
-        self.view.release()
-        self._map.close()
+        self._unmap()
         self._map = fresh
         self.view = memoryview(fresh)
+
+    def _unmap(self) -> None:
+        self.view.release()
+        with suppress(BufferError):  # somebody still looks at a slice; the mapping goes when the slice does
+            self._map.close()

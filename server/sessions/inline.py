@@ -145,7 +145,7 @@ class InlineInstance:
             ]
             parts = self._layout.scatter(outputs, run.parts)
         except BatchError as error:
-            return error
+            return error.with_traceback(None)  # whose frames hold the batch
         padded = self._session.padded_rows
         return BatchOutputs(parts, ready - started, ran - ready, time.monotonic() - ran, padded)
 

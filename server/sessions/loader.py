@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from server import modelconfig
 from server.errors import ModelLoadFailed
 from server.sessions import limits
 from server.sessions.base import BatchError, LoadedModel, ModelVersion, SessionOptions
@@ -42,7 +43,7 @@ MOST_CARD_BYTES = 4 << 20
 class ModelLoader:
     """See `server.sessions.base.Loader`. Loads one version per call; calls may run side by side."""
 
-    def __init__(self, options: SessionOptions, resolve: Resolve) -> None:
+    def __init__(self, options: SessionOptions, resolve: Resolve = modelconfig.resolve) -> None:
         """Check that one ONNX Runtime is installed. Raises FailedPrecondition."""
         self._options = options
         self.runtime = check_installation()

@@ -219,7 +219,7 @@ class ProcessInstance:
         try:
             parts = self._layout.scatter(outputs, run.parts)
         except BatchError as error:
-            return error
+            return error.with_traceback(None)  # whose frames hold the batch
         child.outputs.settle(outputs_end)
         return BatchOutputs(parts, run.compute_input, nanoseconds * 1e-9, time.monotonic() - started, padded)
 
