@@ -24,7 +24,8 @@ class Accountant:
 
     def finished(self, outcome: Outcome) -> None:
         """Count one RPC and, if its second has room for one more line, log it."""
-        self._counts.count(outcome.model, outcome.version, outcome.method, outcome.code.name, outcome.seconds)
+        method = outcome.method.rpartition("/")[2]
+        self._counts.count(outcome.model, outcome.version, method, outcome.code.name, outcome.seconds)
         fault = outcome.code in _OURS
         skipped = (self._faults if fault else self._usual).admit()
         if skipped is not None:

@@ -41,8 +41,8 @@ from server.scheduler import Scheduler
 from server.sessions.loader import ModelLoader
 from server.settings import Settings
 from server.store import Store, StoreError
-from server.transports.aio import AioTransport
-from server.transports.base import Transport
+from server.transports.base import Methods, Transport
+from server.transports.choose import TransportUnavailable, choose
 from server.wire.admission import Admission
 from server.wire.gate import Gate
 from server.wire.lifecycle import Lifecycle
@@ -76,7 +76,7 @@ class App:
             gate, self._repository, self._queue, self._lifecycle, identification, log.Levels(), settings.reflection
         )
         table = methods(wire)
-        self._transport: Transport = AioTransport(table, transport_options(settings))
+        self._transport = _transport(settings, table)
         self._rest = RestServer(table, limits.max_message_bytes)
         self._probes = ProbeServer(self._pages())
 
@@ -219,6 +219,13 @@ class _Bell:
 
     def on_unloaded(self, name: str, version: str) -> None:  # noqa: ARG002 - the bell says only that something changed
         self._lifecycle.ring()
+
+
+def _transport(settings: Settings, table: Methods) -> Transport:
+    try:
+        return choose(settings.transport, table, transport_options(settings))
+    except TransportUnavailable as error:
+        raise StartupError(str(error)) from error
 
 
 def _one_line(error: Exception) -> str:

@@ -24,7 +24,7 @@ def written():
 
 
 def outcome(code=StatusCode.OK, **fields):
-    return Outcome("ModelInfer", code, 0.0125, "ipv4:127.0.0.1:5", **fields)
+    return Outcome("/inference.GRPCInferenceService/ModelInfer", code, 0.0125, "ipv4:127.0.0.1:5", **fields)
 
 
 def test_a_request_is_counted_and_written_as_one_line(written):
