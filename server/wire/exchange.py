@@ -62,8 +62,8 @@ class Exchange:
         if remaining is None or remaining > most:
             return self._started + most
         if remaining <= 0:
-            raise DeadlineExceeded("the deadline had passed when the request arrived")
-        return self._started + remaining
+            raise DeadlineExceeded("the deadline had passed before the request could be queued")
+        return time.monotonic() + remaining
 
     def expect(self, request: InferRequest, encode: Encode, context: object) -> None:
         """Say what was asked, and that `encode(response, context)` turns its answer into bytes."""

@@ -37,6 +37,16 @@ def prescan(data: bytes, limits: Limits) -> None:
         _Scan(data, limits).request()
 
 
+def prescan_rows(data: bytes, limits: Limits) -> None:
+    """Walk the bytes of a typed request, whose rows are its field 1.
+
+    Raises:
+        InvalidRequest: they are malformed, or there are more rows than `limits` allow.
+    """
+    if len(data) > SMALL:
+        _Scan(data, limits).rows()
+
+
 class _Scan:
     """One walk; `_left` is the number of fields it may still look at."""
 
@@ -44,6 +54,13 @@ class _Scan:
         self._data = data
         self._limits = limits
         self._left = MAX_FIELDS
+
+    def rows(self) -> None:
+        self._left = self._limits.max_rows + MAX_FIELDS
+        rows = 0
+        for number, _, __, ___ in self._fields(0, len(self._data)):
+            rows += number == 1
+            _bound(rows, self._limits.max_rows, "rows")
 
     def request(self) -> None:
         limits = self._limits

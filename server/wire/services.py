@@ -5,6 +5,7 @@ is forgotten and that each but the health checks asks for credentials.
 """
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from google.protobuf.descriptor import ServiceDescriptor
@@ -23,16 +24,22 @@ from server.wire.health import Health
 from server.wire.infer import InferHandler
 from server.wire.lifecycle import Lifecycle
 from server.wire.open_inference import Identification, LogLevels, OpenInference
+from server.wire.questions import QUESTIONS
 from server.wire.reader import Reader
 from server.wire.reflection import SERVICES as REFLECTION_SERVICES
 from server.wire.reflection import Reflection
 from server.wire.rpc import streaming, unary
 from server.wire.stream import StreamHandler
+from server.wire.typed import TypedHandler
 
 INFERENCE: ServiceDescriptor = oip.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 PREDICTIONS: ServiceDescriptor = sluice_pb2.DESCRIPTOR.services_by_name["Predictions"]
 JOBS: ServiceDescriptor = sluice_pb2.DESCRIPTOR.services_by_name["Jobs"]
 HEALTH: ServiceDescriptor = health_pb2.DESCRIPTOR.services_by_name["Health"]
+
+
+_DECODERS = 2
+"""Threads that decode pictures; Pillow lets go of the GIL while it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +60,10 @@ def methods(wire: Wire) -> Methods:
     """Return the handler of every method this server has."""
     reader = Reader(wire.catalog, wire.gate.limits)
     infer = InferHandler(wire.gate, reader, wire.queue)
-    served = [INFERENCE, HEALTH, JOBS]
+    served = [INFERENCE, PREDICTIONS, JOBS, HEALTH]
     table: dict[str, Fast | Unary | Streaming] = {}
     table.update(_inference(wire, infer))
+    table.update(_predictions(wire))
     table.update(_health(wire, served))
     table.update(wire.jobs if wire.jobs is not None else _without_jobs(wire.gate))
     if wire.reflection:
@@ -101,6 +109,13 @@ def _shared_memory(gate: Gate, path: Mapping[str, str]) -> Iterator[tuple[str, U
         for verb in ("Status", "Register", "Unregister"):
             name = f"{kind}SharedMemory{verb}"
             yield path[name], unary(gate, Scope.ADMIN, getattr(oip, f"{name}Request"), refuse)
+
+
+def _predictions(wire: Wire) -> Iterator[tuple[str, Fast]]:
+    pool = ThreadPoolExecutor(_DECODERS, thread_name_prefix="images")
+    path = paths(PREDICTIONS)
+    for name, question in QUESTIONS.items():
+        yield path[name], Fast(TypedHandler(wire.gate, wire.catalog, wire.queue, question, pool))
 
 
 def _health(wire: Wire, served: list[ServiceDescriptor]) -> Iterator[tuple[str, Unary | Streaming]]:
