@@ -210,4 +210,7 @@ def test_fifty_loads_leave_nothing_behind(tmp_path: Path) -> None:
         for done in as_completed([pool.submit(cycle, number) for number in range(50)]):
             done.result()
 
-    assert eventually(lambda: left_over() == before), (before, left_over())
+    def nothing_more() -> bool:  # a thread of the first load may have been on its way out when it was counted
+        return all(now <= then for now, then in zip(left_over(), before, strict=True))
+
+    assert eventually(nothing_more), (before, left_over())
