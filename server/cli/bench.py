@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from server.cli.channel import CallFailed, Client, add_flags
+from server.cli.channel import Client, add_flags
 from server.cli.load import LoadClient, Outcome, closed_loop, open_loop, poisson
 from server.cli.main import CommandError
 from server.codec import encode_bytes
@@ -106,10 +106,7 @@ def _message(arguments: argparse.Namespace) -> bytes:
         return body
     with Client(arguments) as client:
         request = oip.ModelMetadataRequest(name=arguments.name)
-        try:
-            metadata = client.call("/inference.GRPCInferenceService/ModelMetadata", request, oip.ModelMetadataResponse)
-        except CallFailed as error:
-            raise CommandError(f"cannot ask {arguments.server} about {arguments.name}: {error}") from error
+        metadata = client.call("/inference.GRPCInferenceService/ModelMetadata", request, oip.ModelMetadataResponse)
     return made_up(metadata, arguments.rows, arguments.text).SerializeToString()
 
 

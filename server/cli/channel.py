@@ -19,6 +19,8 @@ Response = TypeVar("Response")
 class CallFailed(CommandError):
     """The server answered with an error, or nobody answered."""
 
+    exit_code = 1
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say where the server is and how to talk to it."""

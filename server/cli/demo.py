@@ -31,7 +31,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Start, ask three times, stop. Returns the first exit code that is not 0. Raises CommandError."""
-    flags = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0", "--model-store", str(arguments.model_store))
+    ports = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
+    flags = (*ports, "--model-store", str(arguments.model_store), "--log-level", "warning")
     server = subprocess.Popen((*SLUICE, "serve", *flags), stdout=subprocess.PIPE, text=True)  # noqa: S603
     try:
         address = _address(server)

@@ -7,7 +7,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import ClassVar, Protocol, cast
 
 from server import __version__
 
@@ -18,11 +18,13 @@ COMMANDS = {
     "bench": "measure any Open Inference Protocol server under load",
     "demo": "start a server, ask each shipped model one question, stop it",
 }
-USAGE_ERROR = 2
 
 
 class CommandError(Exception):
-    """The command cannot go on; the text is the one line that goes to stderr before exit code 2."""
+    """The command cannot go on; the text is the one line that goes to stderr before its exit code."""
+
+    exit_code: ClassVar[int] = 2
+    """2: a bad flag, file or value; 1 where the command was right and failed all the same."""
 
 
 class Command(Protocol):
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command(arguments.command).run(arguments)
     except CommandError as error:
         print(f"sluice {arguments.command}: {error}", file=sys.stderr)
-        return USAGE_ERROR
+        return error.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output had enough; nothing is left to tell it

@@ -67,7 +67,6 @@ def test_the_demo_asks_all_three_and_stops_its_server():
         (["serve", "--model-store", "no-such-dir"], "no-such-dir"),
         (["serve", "--tls-cert", "no-such.pem", "--tls-key", "no-such.key"], "no-such.pem"),
         (["predict", "mnist", "no-such.png"], "sluice predict: cannot read no-such.png: No such file or directory"),
-        (["predict", "sentiment", "x", "--server", "127.0.0.1:1"], "no server answers at 127.0.0.1:1"),
         (["models", "list", "--api-key-file", "no-such-key"], "sluice models: cannot read no-such-key"),
     ],
 )
@@ -79,6 +78,21 @@ def test_a_bad_flag_file_or_value_is_one_clear_line_and_exit_code_2(words, expec
     last = done.stderr.strip().splitlines()[-1]
     assert expected in last
     assert "Traceback" not in done.stderr
+
+
+def test_a_server_that_does_not_answer_is_one_clear_line_and_exit_code_1():
+    done = sluice("predict", "sentiment", "x", "--server", "127.0.0.1:1")
+
+    assert done.returncode == 1
+    assert done.stderr == "sluice predict: no server answers at 127.0.0.1:1; start one with `sluice serve`\n"
+
+
+def test_an_error_of_the_server_is_one_clear_line_and_exit_code_1(server):
+    done = sluice("models", "show", "nobody", "--server", server.grpc)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("sluice models: NOT_FOUND: ")
+    assert "nobody" in done.stderr
 
 
 def test_a_port_in_use_is_one_clear_line_and_exit_code_2(server):
