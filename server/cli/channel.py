@@ -1,6 +1,7 @@
 """How every client command reaches a server: the same flags, one call helper, errors as one clear line."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
@@ -25,7 +26,12 @@ class CallFailed(CommandError):
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say where the server is and how to talk to it."""
     group = parser.add_argument_group("connection")
-    group.add_argument("--server", default="127.0.0.1:8001", metavar="HOST:PORT", help="(default: %(default)s)")
+    group.add_argument(
+        "--server",
+        default=os.environ.get("SLUICE_SERVER", "127.0.0.1:8001"),
+        metavar="HOST:PORT",
+        help="also SLUICE_SERVER (default: %(default)s)",
+    )
     group.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="(default: %(default)s)")
     group.add_argument("--tls-ca", type=Path, metavar="FILE", help="PEM authority of the server; switches TLS on")
     group.add_argument("--tls-cert", type=Path, metavar="FILE", help="PEM certificate of this client (mTLS)")
