@@ -15,8 +15,7 @@ from dataclasses import dataclass
 
 from server.errors import ModelLoadFailed
 from server.log import event
-from server.sessions import frames
-from server.sessions.area import align
+from server.sessions import exchange, frames
 from server.sessions.base import (
     BatchDone,
     BatchError,
@@ -28,7 +27,7 @@ from server.sessions.base import (
     RunTimedOut,
 )
 from server.sessions.budget import RestartBudget
-from server.sessions.layout import BatchLayout, Column, Output
+from server.sessions.layout import BatchLayout
 from server.sessions.plans import ChildPlan
 from server.sessions.spawn import ChildFailed, SessionChild
 from server.sessions.watchdog import Watchdog
@@ -36,9 +35,6 @@ from server.spec import ModelSpec
 
 OBEY = 0.1
 """Seconds a stopped run has to end by itself before its process is killed."""
-
-_COPIED_WHOLE = 64 << 10
-"""Inputs up to this size are joined first and copied once; above it the second copy costs more than the calls."""
 
 
 @dataclass(slots=True)
@@ -108,7 +104,8 @@ class ProcessInstance:
             run = self._run = _Run(child, self._sequence, parts, done, started + timeout)
             self._idle.clear()
         try:
-            packet = self._assemble(child, run)
+            rows = sum([part.rows for part in parts]) if self._layout.batches else 0
+            packet = exchange.write_batch(child.inputs, run.sequence, rows, self._layout.gather(parts))
         except BatchError as error:
             if self._finish(run):
                 _report(done, error)
@@ -207,21 +204,12 @@ class ProcessInstance:
         if kind != frames.DONE:
             text = frames.unpack_text(packet)[2]
             return {frames.NO_MEMORY: OutOfMemory, frames.STOPPED: RunTimedOut}.get(kind, RunFailed)(text)
-        _, _, area_bytes, count, nanoseconds, padded, *words = frames.unpack(packet)
-        child.outputs.follow(min(area_bytes, child.outputs.limit))
-        view = child.outputs.view
-        outputs, at, outputs_end = [], 0, 0
-        for _ in range(count):
-            offset, nbytes, rank = words[at : at + 3]
-            at += 3 + rank
-            outputs_end = offset + nbytes
-            outputs.append(Output(tuple(words[at - rank : at]), view[offset:outputs_end]))
+        outputs, seconds, padded = exchange.read_outputs(child.outputs, packet)
         try:
             parts = self._layout.scatter(outputs, run.parts)
         except BatchError as error:
             return error.with_traceback(None)  # whose frames hold the batch
-        child.outputs.settle(outputs_end)
-        return BatchOutputs(parts, run.compute_input, nanoseconds * 1e-9, time.monotonic() - started, padded)
+        return BatchOutputs(parts, run.compute_input, seconds, time.monotonic() - started, padded)
 
     def _finish(self, run: _Run) -> bool:
         """Take a run out of flight; False if somebody else already has."""
@@ -284,33 +272,6 @@ class ProcessInstance:
 
     def _serve(self, child: SessionChild) -> None:
         child.serve([spec.name for spec in self._spec.inputs], [spec.name for spec in self._spec.outputs])
-
-    def _assemble(self, child: SessionChild, run: _Run) -> bytes:
-        """Write the batch into the child's input area and return the packet that tells of it."""
-        columns = self._layout.gather(run.parts)
-        area = child.inputs
-        needed = sum([align(column.nbytes) for column in columns])
-        if needed > area.size and not area.grow(needed):
-            raise OutOfMemory(f"the batch takes {needed} bytes, the limit is {area.limit}")
-        view = area.view
-        rows = sum([part.rows for part in run.parts]) if self._layout.batches else 0
-        words = [frames.RUN, run.sequence, area.size, rows, len(columns)]
-        at = 0
-        for column in columns:
-            _write(view, at, column)
-            words += (column.index, at, column.nbytes, len(column.shape), *column.shape)
-            at += align(column.nbytes)
-        area.settle(at)
-        return frames.pack(words)
-
-
-def _write(view: memoryview, at: int, column: Column) -> None:
-    if column.nbytes <= _COPIED_WHOLE:
-        view[at : at + column.nbytes] = b"".join(column.chunks)
-        return
-    for chunk in column.chunks:
-        view[at : at + len(chunk)] = chunk
-        at += len(chunk)
 
 
 def _report(done: BatchDone, error: BatchError) -> None:
