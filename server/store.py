@@ -193,8 +193,8 @@ def _with_labels(output: TensorSpec, files: Mapping[str, str], directory: Path, 
     for folder in (directory, directory.parent):
         data = _read_file(folder / name, f"{directory.parent.name}/{name}", MAX_LABEL_BYTES, root)
         if data is not None:
-            lines = _text(data, name).rstrip().splitlines()
-            return replace(output, labels=tuple(line.strip() for line in lines))
+            text = _text(data, f"{directory.parent.name}/{name}").rstrip()
+            return replace(output, labels=tuple(line.strip() for line in text.split("\n") if text))
     raise ModelLoadFailed(
         f"output {output.name[:64]!r}: expected label_filename {name!r} beside {CONFIG} or in the version directory"
     )

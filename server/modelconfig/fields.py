@@ -23,12 +23,13 @@ _PLAIN_NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,255}")
 class Fields:
     """The fields of one message. A field is taken once; what is left at the end is `unread`."""
 
-    def __init__(self, message: Message, source: str, path: str = "", *, json: bool = False) -> None:
+    def __init__(self, message: Message, source: str, path: str = "", *, line: int = 0, json: bool = False) -> None:
         self._left = dict(message.entries)
         self._source = source
         self._path = path
         self._json = json
         self._opened: list[Fields] = []
+        self._line = line
         self._lines = {name: entries[0].line for name, entries in message.entries.items() if entries}
 
     def unread(self) -> list[str]:
@@ -89,8 +90,8 @@ class Fields:
         return {key: self._open(f"{name}.{key}", entry) for key, entry in pairs}
 
     def refuse(self, name: str, expected: str, got: object, entry: Entry | None = None) -> NoReturn:
-        """Raise ModelLoadFailed for one field, at the line of `entry` or else where the field first stands."""
-        line = entry.line if entry is not None else self._lines.get(name, 0)
+        """Raise ModelLoadFailed for one field, at the line of `entry` or else where the field or its message starts."""
+        line = entry.line if entry is not None else self._lines.get(name, self._line)
         place = f"{self._source} line {line}" if line else self._source
         raise ModelLoadFailed(f"{place}: {self._join(name)}: expected {expected}, got {_shown(got)}")
 
@@ -141,7 +142,8 @@ class Fields:
         return entry.value
 
     def _open(self, name: str, entry: Entry) -> "Fields":
-        fields = Fields(self._message(name, entry), self._source, self._join(name), json=self._json)
+        message = self._message(name, entry)
+        fields = Fields(message, self._source, self._join(name), line=entry.line, json=self._json)
         self._opened.append(fields)
         return fields
 

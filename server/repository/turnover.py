@@ -53,11 +53,14 @@ class Turnover(Generic[S]):
         self.load_failures: dict[str, int] = {}
         self._drain_timeout = drain_timeout
         self._observers = observers
+        self._closed = False
         self._retiring: set[Served[S]] = set()
         self._drained: dict[Served[S], asyncio.Future[None]] = {}
 
     def publish(self, name: str, versions: Mapping[int, Served[S]]) -> list[Served[S]]:
         """Let `versions` be what serves of a model from now on; return those that left, to be retired."""
+        if self._closed:
+            return list(versions.values())
         before = self.snapshot.versions(name)
         self.snapshot = self.snapshot.with_model(name, versions)
         for number, served in versions.items():
@@ -103,6 +106,7 @@ class Turnover(Generic[S]):
 
     async def close(self) -> None:
         """Take everything out of service and give it back, answering what is left with an error. Idempotent."""
+        self._closed = True
         left = {*self.snapshot.all(), *self._retiring}
         self.snapshot = Snapshot()
         await asyncio.gather(*map(_close, left))
