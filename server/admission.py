@@ -101,7 +101,7 @@ class Admission:
     def surely_in_time(self, pending: Pending, batcher: Batcher[Pending]) -> bool:
         """Whether even all that waits, worked off first, leaves a request plenty of time: the usual case, and cheap."""
         batches = 3 + batcher.rows / (batcher.limit * self._instances)
-        return pending.deadline - pending.arrival > batches * self._costs.seconds(batcher.limit)
+        return pending.end - pending.arrival > batches * self._costs.seconds(batcher.limit)
 
     def predict(self, pending: Pending, batcher: Batcher[Pending], free_at: float) -> None:
         """Refuse a request that would finish too late; `free_at` is when the first instance can take a batch.
@@ -110,12 +110,12 @@ class Admission:
             DeadlineUnreachable: `retry_after` is when a request with the same budget would be in time.
         """
         limit = batcher.limit
-        budget = pending.deadline - pending.arrival
+        budget = pending.end - pending.arrival
         full = self._costs.seconds(limit)
         ahead = batcher.rows_before(pending.rank, pending.deadline)
         start = free_at + self._costs.start_after(ahead, limit, self._instances)
         finish = start + (full if ahead >= limit else self._costs.seconds(min(ahead + pending.rows, limit)))
-        if finish > pending.deadline:
+        if finish > pending.end:
             needed = finish - pending.arrival
             raise DeadlineUnreachable(
                 f"expected a deadline at least {1000 * needed:.1f} ms away, got {1000 * budget:.1f} ms",

@@ -26,11 +26,15 @@ from typing import Any, Generic, TypeVar
 from server.cost import CostCurve
 from server.spec import BatchPolicy
 
-MAX_WASTE = 0.2
-"""Largest part of a batch that may be padding, in the unit of `Entry.size`: bytes, which stand for tokens roughly."""
+MAX_WASTE = 0.15
+"""Largest part of a batch that may be padding, in the unit of `Entry.size`: bytes, which stand for tokens roughly.
 
-SIZE_STEP = math.log(1.1)
-"""Width of a size class: the rows of one lane differ by at most 10 % in size."""
+Measured with 64 to 500 reviews waiting and batches of 16 and 32: padded tokens are 15 to 17 % of IMDB's and 20 to 24 %
+of SST-2's, where taking them as they come makes it 64 to 70 % and 48 to 53 %.
+"""
+
+SIZE_STEP = math.log(1.08)
+"""Width of a size class: the rows of one lane differ by at most 8 % in size."""
 
 OFFSETS = (0, 1, -1, 2, -2)
 """Size classes a batch may draw from beside its seed's, nearest first; further away `MAX_WASTE` forbids it anyway."""
@@ -181,6 +185,7 @@ class Batcher(Generic[E]):
             room = self._room(lanes, now)
             if room > 0:
                 self._fill(batch, lanes, room, now)
+                self._most_urgent()  # forget what was handed out: `_order` would keep it, and its tensors, alive
                 break
             self._give_up(seed, batch.dropped)
         return batch
@@ -242,8 +247,8 @@ class Batcher(Generic[E]):
             if not entry.listed:
                 entry.listed = True
                 heapq.heappush(self._order, (lane.key[0], deadline, number, lane, entry))
-        elif len(self._lanes) > SPARE_LANES:
-            self._lanes.pop(lane.key, None)
+        elif len(self._lanes) > SPARE_LANES and self._lanes.get(lane.key) is lane:
+            del self._lanes[lane.key]
 
     def _reach(self, seed: Lane[E]) -> list[Lane[E]]:
         """Return the lanes a batch may draw from: the seed's, then nearest in size, then the ranks behind it."""
@@ -281,12 +286,12 @@ class Batcher(Generic[E]):
         collapses; with nothing left behind, a smaller batch saves it and costs nobody anything.
         """
         rows = self._available(lanes)
-        budget = lanes[0].heap[0][0] - now
+        first = lanes[0].heap[0][2]
+        budget = first.end - now
         if self._costs.seconds(rows) <= budget:
             return rows
         if self.rows > self.limit:
             return 0
-        first = lanes[0].heap[0][2]
         fitting = self._costs.rows_within(budget, rows)
         return fitting if fitting >= min(first.rows - first.taken, self.limit) else 0
 
@@ -294,7 +299,7 @@ class Batcher(Generic[E]):
         finish = now + self._costs.seconds(room)
         for lane in lanes:
             while batch.rows < room and (entry := self._first(lane)) is not None:
-                if lane is not lanes[0] and not (entry.deadline >= finish and _near(batch, entry)):
+                if lane is not lanes[0] and not (entry.end >= finish and _near(batch, entry)):
                     break
                 self._hand_out(batch, lane, entry, min(entry.rows - entry.taken, room - batch.rows))
                 if not self._policy.enabled:

@@ -81,8 +81,10 @@ class CostCurve:
         expected = self.seconds(rows)
         change = min(max(seconds / expected, 1 / LARGEST_STEP), LARGEST_STEP) - 1
         lower, upper, weight = self._places[min(rows, self._rows[-1])]
-        self._seconds[lower] *= 1 + WEIGHT * (1 - weight) * change
-        self._seconds[upper] *= 1 + WEIGHT * weight * change
+        # Divided by the squares of the weights, t(rows) itself moves by the full step (normalised least mean squares).
+        step = WEIGHT * change / (weight**2 + (1 - weight) ** 2)
+        self._seconds[lower] *= 1 + step * (1 - weight)
+        self._seconds[upper] *= 1 + step * weight
         self._keep_rising(lower, upper)
 
     def doubt(self) -> None:

@@ -115,8 +115,8 @@ class Dispatcher:
     def stop_abandoned(self, effects: Effects) -> None:
         """Have runs stopped that nobody waits for any more; their slots get no new one until that is done."""
         for slot in self._slots:
-            if slot.run and not slot.stopping and all(piece[0].settled for piece in slot.run.pieces):
-                slot.stopping = True
+            if slot.run and not slot.run.stopped and all(piece[0].settled for piece in slot.run.pieces):
+                slot.stopping = slot.run.stopped = True
                 effects.stops.append(slot)
 
     def unsettled(self) -> Iterator[Pending]:

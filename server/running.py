@@ -30,3 +30,5 @@ class Run:
     expected_end: float
     latest: float
     """The last deadline of a request in it: afterwards nobody waits."""
+    stopped: bool = False
+    """Whether its instance was asked to stop it."""

@@ -1,7 +1,7 @@
 """A simulated machine for the scheduler: time stands still until told, instances finish when their cost says so."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from server.admission import Limits
 from server.alarm import ManualAlarm
@@ -9,7 +9,7 @@ from server.errors import ServingError
 from server.messages import NO_DEADLINE, InferRequest, InferResponse, Tensor
 from server.scheduler import Scheduler
 from server.sessions.base import BatchDone, BatchError, BatchOutputs, CostPoint, InstanceDied, Part, RunTimedOut
-from server.spec import BatchPolicy, ModelConfig, ModelSpec, TensorSpec
+from server.spec import BatchPolicy, ModelConfig, ModelSpec, QueuePolicy, TensorSpec
 
 Outcome = InferResponse | ServingError
 Behaviour = Callable[[Sequence[Part]], BatchOutputs | BatchError]
@@ -22,9 +22,14 @@ def linear(rows: int) -> float:
     return 0.005 + 0.0005 * rows
 
 
-def double(parts: Sequence[Part]) -> BatchOutputs:
-    """The usual model: each row's answer is its input twice, which proves that rows find their way back."""
-    outputs = [(Tensor("y", "UINT8", part.inputs[0].shape, bytes(part.inputs[0].data) * 1),) for part in parts]
+def limits(**changes) -> Limits:
+    """Return generous limits with some changed."""
+    return replace(LIMITS, **changes)
+
+
+def echo(parts: Sequence[Part]) -> BatchOutputs:
+    """The usual model: each row's answer is its input, which proves that rows find their way back."""
+    outputs = [(Tensor("y", "UINT8", part.inputs[0].shape, bytes(part.inputs[0].data)),) for part in parts]
     return BatchOutputs(outputs, 0.0001, 0.0008, 0.0001)
 
 
@@ -34,9 +39,11 @@ class FakeInstance:
 
     alarm: ManualAlarm
     cost: Callable[[int], float] = linear
-    behaviour: Behaviour = double
+    behaviour: Behaviour = echo
     name: str = "fake"
     available: bool = True
+    part_cost: Callable[[Sequence[Part]], float] | None = None
+    """Where the time depends on more than the number of rows."""
     batches: list[list[Part]] = field(default_factory=list)
     terminated: int = 0
     _running: tuple[Sequence[Part], BatchDone] | None = None
@@ -46,7 +53,7 @@ class FakeInstance:
         assert self._running is None, "a second run was started before the first was done"
         self.batches.append(list(parts))
         job = self._running = (parts, done)
-        seconds = self.cost(sum(part.rows for part in parts))
+        seconds = self.part_cost(parts) if self.part_cost else self.cost(sum(part.rows for part in parts))
         if seconds <= timeout:
             self.alarm.call_at(self.alarm.now + seconds, lambda: self._finish(job, self.behaviour))
         else:
@@ -90,10 +97,15 @@ def request(values: Iterable[int] = (1,), *, deadline: float = NO_DEADLINE, **fi
     )
 
 
-def spec(max_batch_size: int = 32, dims: tuple[int, ...] = (1,), **policy) -> ModelSpec:
-    """Return a model with one input and one output."""
+def spec(max_batch_size: int = 32, dims: tuple[int, ...] = (1,), *, queue=None, levels=None, **policy) -> ModelSpec:
+    """Return a model with one input and one output; `queue` is its default queue policy, `levels` those by priority."""
     shape = (-1, *dims) if max_batch_size else dims
-    config = ModelConfig("m", max_batch_size=max_batch_size, batching=BatchPolicy(**{"enabled": True, **policy}))
+    batching = BatchPolicy(
+        **{"enabled": True, **policy},
+        default_queue_policy=QueuePolicy(**(queue or {})),
+        priority_queue_policies={level: QueuePolicy(**fields) for level, fields in (levels or {}).items()},
+    )
+    config = ModelConfig("m", max_batch_size=max_batch_size, batching=batching)
     one = (TensorSpec("x", "UINT8", shape),)
     return ModelSpec("m", "1", "onnx_onnxv1", one, (TensorSpec("y", "UINT8", shape),), max_batch_size, config)
 
@@ -102,7 +114,7 @@ class Simulation:
     """A scheduler, its instances and everything that was answered, in simulated time."""
 
     def __init__(
-        self, model: ModelSpec | None = None, *, instances: int = 1, cost=linear, behaviour=double, limits=LIMITS
+        self, model: ModelSpec | None = None, *, instances: int = 1, cost=linear, behaviour=echo, limits=LIMITS
     ):
         self.alarm = ManualAlarm()
         self.spec = model or spec()
@@ -118,6 +130,9 @@ class Simulation:
     @property
     def now(self) -> float:
         return self.alarm.now
+
+    def request(self, values: Iterable[int]) -> InferRequest:
+        return request(values)
 
     def submit(self, values: Iterable[int] = (1,), *, budget: float = NO_DEADLINE, **fields):
         """Submit a request with `budget` seconds; returns (number, ticket)."""
