@@ -21,6 +21,13 @@ _SPIN = 0.0002
 """Seconds before a send at which the sender stops sleeping and watches the clock."""
 _OK = 0
 
+Check = Callable[[int, bytes], None]
+"""Sees the status code and the bytes of an answer."""
+
+
+def _ignore(_code: int, _answer: bytes) -> None:
+    """Look at nothing."""
+
 
 @dataclass(slots=True)
 class Outcome:
@@ -96,8 +103,13 @@ def poisson(rate: float, seconds: float, seed: int) -> Iterator[float]:
         yield at
 
 
-def open_loop(client: LoadClient, path: str, message: bytes, instants: Iterator[float], timeout: float) -> Outcome:
-    """Send at the given instants, whatever comes back, and wait for the last answer (at most `timeout`)."""
+def open_loop(
+    client: LoadClient, path: str, message: bytes, instants: Iterator[float], timeout: float, *, check: Check = _ignore
+) -> Outcome:
+    """Send at the given instants, whatever comes back, and wait for the last answer (at most `timeout`).
+
+    `check(code, answer)` sees every answer, on the receiving thread.
+    """
     outcome, left = Outcome(), _Countdown()
     began, cpu = time.monotonic(), time.process_time()
     epoch = time.time() - began  # noqa: TID251 - gRPC's channel binding takes wall-clock deadlines
@@ -106,7 +118,8 @@ def open_loop(client: LoadClient, path: str, message: bytes, instants: Iterator[
         now = time.monotonic()
         outcome.late.append(now - began - instant)
         left.add()
-        client.start(path.encode(), message, epoch + began + instant + timeout, _record(outcome, began, instant, left))
+        record = _record(outcome, began, instant, left, check)
+        client.start(path.encode(), message, epoch + began + instant + timeout, record)
         outcome.sent += 1
     left.wait(timeout + 5)
     outcome.seconds, outcome.cpu_seconds = time.monotonic() - began, time.process_time() - cpu
@@ -123,7 +136,7 @@ def closed_loop(
 
     def start() -> None:
         now = time.monotonic()
-        record = _record(outcome, began, now - began, left)
+        record = _record(outcome, began, now - began, left, _ignore)
         outcome.sent += 1
 
         def done(code: int, answer: bytes) -> None:
@@ -164,8 +177,9 @@ class _Countdown:
             self._zero.wait_for(lambda: self._count == 0, timeout)
 
 
-def _record(outcome: Outcome, began: float, instant: float, left: _Countdown) -> Callable[[int, bytes], None]:
-    def done(code: int, _answer: bytes) -> None:
+def _record(outcome: Outcome, began: float, instant: float, left: _Countdown, check: Check) -> Check:
+    def done(code: int, answer: bytes) -> None:
+        check(code, answer)
         outcome.codes[code] = outcome.codes.get(code, 0) + 1
         if code == _OK:
             outcome.latencies.append(time.monotonic() - began - instant)
