@@ -1,0 +1,282 @@
+"""One process's line to Redis: scripts in pipelines, a circuit breaker, and an eye on whether the data is still there.
+
+Whatever is called while a pipeline is on its way travels in the next one, so ten thousand callers share one connection
+and the busier it gets the less each call costs. Calls are repeated after a lost connection, which is safe because every
+script is idempotent; a plain command never goes through here.
+
+The breaker watches over a connection of its own, on which it reads the epoch key twenty times a second. Redis counts as
+away when an answer is `patience` late or the connection is refused; from then on calls fail at once, those under way
+included, until the epoch is read again. An epoch that changed or is missing means that Redis lost its data.
+
+Everything here runs on one event loop. Redis's exceptions end here: callers see QueueUnavailable, BrokerFull or
+BrokerRefused.
+"""
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis import exceptions as failures
+
+from server import log
+from server.errors import QueueUnavailable
+from server.queues.redis_address import RedisAddress
+from server.queues.redis_client import AnyRedis, Purpose, connect
+from server.queues.redis_scripts import Script, load_scripts
+
+EPOCH = "tq:epoch"
+WATCH_INTERVAL = 0.05
+PIPELINE = 256
+"""Calls per pipeline: more would hold Redis up for longer than others like to wait."""
+
+Argument = str | bytes | int | float
+AWAY = (failures.ConnectionError, failures.TimeoutError, failures.ReadOnlyError, OSError)
+"""What means "not now", as opposed to "never like this". A read-only answer comes from a master that was demoted."""
+
+
+class BrokerFull(Exception):
+    """Redis is at maxmemory and refused to take more."""
+
+
+class BrokerRefused(Exception):
+    """Redis answered with an error that repeating will not cure: a missing permission, or a bug of ours."""
+
+
+class _Call:
+    __slots__ = ("args", "future", "keys", "script")
+
+    def __init__(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> None:
+        self.script = script
+        self.keys = keys
+        self.args = args
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+
+class RedisLink:
+    """Open with `open`, then `run` scripts by name. `patience` is how late an answer may be, in seconds."""
+
+    def __init__(self, address: RedisAddress, name: str, *, patience: float = 0.12) -> None:
+        self.address = address
+        self.name = name
+        self.data_losses = 0
+        self._patience = patience
+        self._scripts = load_scripts()
+        self._commands = connect(address, "commands", name)
+        self._watch = connect(address, "commands", f"{name}:watch")
+        self._clients: list[AnyRedis] = [self._commands, self._watch]
+        self._queue: deque[_Call] = deque()
+        self._sent: list[_Call] = []
+        self._wake = asyncio.Event()
+        self._up = asyncio.Event()
+        self._known: bool | None = None
+        self._epoch: bytes | str | None = None
+        self._asked_at: float | None = None
+        self._listeners: list[Callable[[bool], None]] = []
+        self._loss_listeners: list[Callable[[], None]] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._sending: asyncio.Task[None] | None = None
+
+    @property
+    def available(self) -> bool:
+        """Whether Redis answered when it was last asked."""
+        return self._up.is_set()
+
+    def client(self, purpose: Purpose) -> AnyRedis:
+        """Return a new client for what scripts cannot do; it is closed with the link."""
+        made = connect(self.address, purpose, self.name)
+        self._clients.append(made)
+        return made
+
+    def on_change(self, callback: Callable[[bool], None]) -> None:
+        """Call `callback(available)` each time Redis goes away or comes back."""
+        self._listeners.append(callback)
+
+    def on_data_loss(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when Redis turns out to have lost its data."""
+        self._loss_listeners.append(callback)
+
+    async def open(self) -> None:
+        """Start; returns once Redis was asked for the first time, whether it answered or not."""
+        await self._ask_epoch()
+        self._tasks = [asyncio.create_task(job()) for job in (self._send_loop, self._watch_loop, self._late_loop)]
+
+    async def close(self) -> None:
+        """End every call with QueueUnavailable and close all connections. Idempotent."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        self._up.clear()
+        self._fail_calls()
+        for client in self._clients:
+            await client.aclose()
+
+    async def wait_available(self) -> None:
+        """Return as soon as Redis answers."""
+        await self._up.wait()
+
+    async def run(self, name: str, keys: Sequence[str], args: Sequence[Argument]) -> Any:  # noqa: ANN401
+        """Run the script lua/<name>.lua and return its reply.
+
+        Raises:
+            QueueUnavailable: Redis is away; the script may or may not have run.
+            BrokerFull: Redis is at maxmemory and the script is not one of those that may exceed it.
+        """
+        if not self._up.is_set():
+            raise self._away()
+        call = _Call(self._scripts[name], keys, args)
+        self._queue.append(call)
+        self._wake.set()
+        return await call.future
+
+    async def execute(self, *command: Argument) -> Any:  # noqa: ANN401
+        """Run one command that bears being repeated. Raises QueueUnavailable."""
+        if not self._up.is_set():
+            raise self._away()
+        try:
+            return await self._commands.execute_command(*command)
+        except AWAY as error:
+            raise self._away() from error
+
+    def _away(self) -> QueueUnavailable:
+        return QueueUnavailable("queue: Redis cannot be reached at the moment", retry_after=0.5)
+
+    async def _send_loop(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._queue:
+                self._sent = [self._queue.popleft() for _ in range(min(PIPELINE, len(self._queue)))]
+                # A task of its own, so that the breaker can end a send that hangs without ending the loop.
+                self._sending = asyncio.create_task(self._send(self._sent))
+                await asyncio.wait([self._sending])
+                self._sending = None
+                self._sent = []
+
+    async def _send(self, calls: list[_Call]) -> None:
+        delay = 0.01
+        while calls:
+            try:
+                calls = await self._attempt(calls)
+            except AWAY:
+                if not self._up.is_set():
+                    return
+                await asyncio.sleep(delay * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
+                delay = min(2 * delay, 0.2)
+            except failures.RedisError as error:
+                _resolve_all(calls, error)
+                return
+
+    async def _attempt(self, calls: list[_Call]) -> list[_Call]:
+        """Send `calls` and hand out the replies; return those to send again."""
+        again: list[_Call] = []
+        missing = False
+        for call, reply in zip(calls, await self._replies(calls), strict=True):
+            if isinstance(reply, (failures.NoScriptError, *AWAY)):
+                again.append(call)
+                missing = missing or isinstance(reply, failures.NoScriptError)
+            else:
+                _resolve(call, reply)
+        if missing:
+            await self._load()
+        return again
+
+    async def _replies(self, calls: list[_Call]) -> list[Any]:
+        if self.address.kind == "cluster":
+            each = (self._commands.evalsha(c.script.sha, len(c.keys), *c.keys, *c.args) for c in calls)
+            return list(await asyncio.gather(*each, return_exceptions=True))
+        async with self._commands.pipeline(transaction=False) as pipe:
+            for c in calls:
+                pipe.execute_command("EVALSHA", c.script.sha, len(c.keys), *c.keys, *c.args)
+            return list(await pipe.execute(raise_on_error=False))
+
+    async def _load(self) -> None:
+        for script in self._scripts.values():
+            await self._commands.script_load(script.text)
+
+    async def _watch_loop(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL)
+            await self._ask_epoch()
+
+    async def _ask_epoch(self) -> None:
+        self._asked_at = time.monotonic()
+        try:
+            epoch = await self._watch.get(EPOCH)
+            if epoch is None:
+                await self._watch.set(EPOCH, secrets.token_hex(16), nx=True)
+                epoch = await self._watch.get(EPOCH)
+        except (*AWAY, failures.ResponseError):
+            self._set(available=False)
+        else:
+            self._compare(epoch)
+            self._set(available=True)
+        finally:
+            self._asked_at = None
+
+    def _compare(self, epoch: bytes | str | None) -> None:
+        before, self._epoch = self._epoch, epoch
+        if before is None or before == epoch:
+            return
+        self.data_losses += 1
+        log.event("queue_data_lost", logging.ERROR, queue=str(self.address), losses=self.data_losses)
+        for listener in self._loss_listeners:
+            listener()
+
+    async def _late_loop(self) -> None:
+        """Notice an answer that is late. A tick that is late itself says nothing about Redis: it grants more time."""
+        tick = self._patience / 4
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(tick)
+            now = time.monotonic()
+            stalled = now - before > 2 * tick
+            if stalled and self._asked_at is not None:
+                self._asked_at = max(self._asked_at, now - self._patience / 2)
+            if self._asked_at is not None and now - self._asked_at > self._patience:
+                self._set(available=False)
+
+    def _set(self, *, available: bool) -> None:
+        if available == self._known:
+            return
+        self._known = available
+        if available:
+            self._up.set()
+        else:
+            self._up.clear()
+            self._fail_calls()
+        log.event("queue_available" if available else "queue_away", logging.WARNING, queue=str(self.address))
+        for listener in self._listeners:
+            listener(available)
+
+    def _fail_calls(self) -> None:
+        """End every call; the connection goes with the one under way, so no reply can reach a later one."""
+        if self._sending is not None:
+            self._sending.cancel()
+        for call in (*self._sent, *self._queue):
+            if not call.future.done():
+                call.future.set_exception(self._away())
+        self._queue.clear()
+
+
+def _resolve_all(calls: Sequence[_Call], error: Exception) -> None:
+    for call in calls:
+        _resolve(call, error)
+
+
+def _resolve(call: _Call, reply: Any) -> None:  # noqa: ANN401
+    if call.future.done():
+        return
+    if isinstance(reply, failures.OutOfMemoryError):
+        call.future.set_exception(BrokerFull("Redis is at maxmemory"))
+    elif isinstance(reply, Exception):
+        refused = BrokerRefused(f"{call.script.name}: {type(reply).__name__}")
+        refused.__cause__ = reply
+        call.future.set_exception(refused)
+    else:
+        call.future.set_result(reply)
