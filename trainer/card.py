@@ -22,14 +22,13 @@ Card: TypeAlias = dict[str, Any]
 
 def provenance(recipe: Recipe, trained: Trained, conditions: Conditions, data_directory: Path) -> Card:
     """Where the version comes from: data with checksums, split, hyper-parameters, seed, code and libraries."""
-    files = sources.fingerprints(data_directory, recipe.source)
     return {
         "model": recipe.name,
         "task": recipe.prose.task,
         "data_set": {
             "name": recipe.source.name,
             "origin": recipe.source.origin,
-            "files": [{"path": path, "content_sha256": digest, "bytes": size} for path, digest, size in files],
+            "files": list(sources.fingerprints(data_directory, recipe.source)),
         },
         "split": {"rows": dict(trained.rows), "how": recipe.prose.split},
         "hyper_parameters": asdict(recipe.settings),

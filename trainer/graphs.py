@@ -88,6 +88,5 @@ def finish(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     for node in model.graph.node:
         node.doc_string = ""
         del node.metadata_props[:]
-    del model.graph.value_info[:]
     onnx.checker.check_model(model)
     return model

@@ -57,7 +57,7 @@ class Settings:
     phrases: int = 150000  # phrases that vote, the weightiest
     plan: Plan = field(
         default=Plan(
-            epochs=5,
+            epochs=4,
             patience=2,
             learning_rate=3e-3,
             weight_decay=1e-2,

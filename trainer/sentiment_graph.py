@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import numpy_helper
 from torch import nn
 
 from trainer import graphs
@@ -21,7 +20,8 @@ from trainer.reading import FIRST_WORD, PAD, PATTERN, START, TOKENS_TEXT, UNKNOW
 
 GRAPH = f"""
 sentiment (string[{graphs.BATCH}, 1] text) => (float[{graphs.BATCH}, 2] probabilities)
-<int64[1] flat = {{-1}}, int64[1] from_0 = {{0}}, int64[1] from_1 = {{1}}, int64[1] from_2 = {{2}},
+<string[{graphs.BATCH}, read] read_words, int64[{graphs.BATCH}, keys] sorted_keys,
+ int64[1] flat = {{-1}}, int64[1] from_0 = {{0}}, int64[1] from_1 = {{1}}, int64[1] from_2 = {{2}},
  int64[1] to_last = {{-1}}, int64[1] end = {{{2**63 - 1}}}, int64[1] axis_1 = {{1}}, int64[1] one = {{1}},
  int64[1] start_id = {{{START}}}, int64 unknown = {{{UNKNOWN}}}, int64 pad = {{{PAD}}},
  int64 base = {{{KEY_BASE}}}, int64 base_squared = {{{KEY_BASE**2}}},
@@ -125,9 +125,9 @@ def to_onnx(network: Any, votes: Votes, blend: Blend, vocabulary: list[str]) -> 
     graphs.attributes(
         model,
         "key_votes",
-        keys_tensor=numpy_helper.from_array(votes.keys),
-        values_tensor=numpy_helper.from_array(votes.weights),
-        default_tensor=numpy_helper.from_array(np.zeros(1, np.float32)),
+        keys_int64s=votes.keys.tolist(),
+        values_floats=votes.weights.tolist(),
+        default_float=0.0,
     )
     table, scale = round_vectors(network)
     reading_trust, vote_trust = (np.float32(weight) for weight in blend.weights)

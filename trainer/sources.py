@@ -129,8 +129,9 @@ def read(directory: Path, file: DataFile, *, own: bool) -> tuple[Path, bytes]:
     return path, data
 
 
-def fingerprints(directory: Path, source: DataSource) -> Iterator[tuple[str, str, int]]:
-    """Path, sha256 of the content and size in bytes of every file of a data set, for the card."""
+def fingerprints(directory: Path, source: DataSource) -> Iterator[dict[str, str | int | bool]]:
+    """What every file of a data set was, for the card: path, checksum, size, whether it is the published one."""
     for file in source.files:
         data = content(locate(directory, file))
-        yield file.path, hashlib.sha256(data).hexdigest(), len(data)
+        digest = hashlib.sha256(data).hexdigest()
+        yield {"path": file.path, "content_sha256": digest, "bytes": len(data), "published": digest in file.sha256}
