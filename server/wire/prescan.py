@@ -19,6 +19,7 @@ MAX_FIELDS = 1 << 12
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 _LONGEST = 10
 """Bytes of the longest varint."""
+_CHUNK = 64 << 10
 _CONTINUED = bytes(range(0x80, 0x100))
 
 _PARAMETERS, _INPUTS, _OUTPUTS, _RAW = 4, 5, 6, 7  # of ModelInferRequest
@@ -112,7 +113,10 @@ class _Scan:
         """
         if stop - start > _LONGEST * self._limits.max_elements:
             return (stop - start) // _LONGEST
-        return len(self._data[start:stop].translate(None, _CONTINUED))
+        data = self._data
+        return sum(
+            len(data[at : min(at + _CHUNK, stop)].translate(None, _CONTINUED)) for at in range(start, stop, _CHUNK)
+        )
 
     def _fields(self, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
         """Yield number, wire type and the start and stop of each field's value in data[at:end]."""

@@ -30,6 +30,9 @@ _MAX_BINDINGS = 1024
 _NAME_TAG, _VERSION_TAG, _ID_TAG = 0x0A, 0x12, 0x1A
 _SEGMENT_TAGS = (0x22, 0x2A, 0x32)  # parameters, inputs, outputs
 
+_REPLACEMENT = "\ufffd"
+"""What stands for bytes that are not UTF-8; an id that has it goes the careful way, where protobuf decides."""
+
 _NAME = re.compile(r"[\w.+-]{1,256}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
@@ -42,16 +45,6 @@ class _Binding:
     version: str
     spec: ModelSpec
     layouts: tuple[Layout, ...] = field(default=())
-
-
-@dataclass(slots=True)
-class _Header:
-    """The first fields of a canonical message, and where the segment begins."""
-
-    name: bytes
-    version: bytes
-    id: bytes
-    end: int
 
 
 class Reader:
@@ -75,18 +68,19 @@ class Reader:
         header = _header(data)
         if header is None:
             return None
-        binding = self._bindings.get((header.name, header.version))
+        name, version, raw_id, start = header
+        binding = self._bindings.get((name, version))
         if binding is None or self._catalog.find(binding.name, binding.version).spec is not binding.spec:
             return None
         for layout in binding.layouts:
-            if data.startswith(layout.segment, header.end):
-                raws = layout.cut(data, header.end + len(layout.segment))
+            if data.startswith(layout.segment, start):
+                raws = layout.cut(data, start + len(layout.segment))
                 if raws is None:
                     continue
-                request_id = header.id.decode() if header.id else ""
-                if len(request_id) > self._limits.max_name or not request_id.isprintable():
-                    return None
-                return layout.request(raws, request_id, deadline), layout
+                text = raw_id.decode(errors="replace")
+                if text.isprintable() and _REPLACEMENT not in text:
+                    return layout.request(raws, text, deadline), layout
+                return None
         return None
 
     def _parse(self, data: bytes, deadline: float) -> tuple[InferRequest, Layout]:
@@ -105,11 +99,14 @@ class Reader:
 
     def _remember(self, data: bytes, message: ModelInferRequest, layout: Layout) -> None:
         header = _header(data)
-        segment = None if header is None else _segment(data, header.end)
-        if header is None or not segment or layout.cut(data, header.end + len(segment)) is None:
+        if header is None:
+            return
+        name, version, _, start = header
+        segment = _segment(data, start)
+        if not segment or layout.cut(data, start + len(segment)) is None:
             return  # not in canonical order: correct, and too rare to be worth recognising
         layout.segment = segment
-        key = (header.name, header.version)
+        key = (name, version)
         known = self._bindings.get(key)
         if known is None or known.spec is not layout.spec:
             if len(self._bindings) >= _MAX_BINDINGS:
@@ -144,11 +141,11 @@ def find_model(catalog: Catalog, name: str, version: str) -> ServedModel:
 def request_id(data: bytes) -> str:
     """Return the id of a message that may be wrong in other ways, "" where it cannot be told without parsing."""
     header = _header(data)
-    return "" if header is None else header.id.decode(errors="replace")
+    return "" if header is None else header[2].decode(errors="replace")
 
 
-def _header(data: bytes) -> _Header | None:
-    """Split off model_name, model_version and id where they are short, in order and once each."""
+def _header(data: bytes) -> tuple[bytes, bytes, bytes, int] | None:
+    """Split off model_name, model_version and id where they are short, in order and once each; say where they end."""
     try:
         if data[0] != _NAME_TAG:
             return None
@@ -161,13 +158,13 @@ def _header(data: bytes) -> _Header | None:
             version = data[start:at]
         if data[at] == _ID_TAG:
             start = at + 2
-            if data[at + 1] > 0x7F:
+            if data[at + 1] > 0x7F:  # the length takes a second byte
                 return None
             at = start + data[at + 1]
             request_id = data[start:at]
     except IndexError:
         return None
-    return _Header(name, version, request_id, at)
+    return name, version, request_id, at
 
 
 def _segment(data: bytes, start: int) -> bytes | None:
