@@ -52,7 +52,7 @@ class CudaSession(OrtSession):
             stop.options.add_run_config_entry("gpu_graph_id", NO_GRAPH)
             return super().run(names, feeds, stop, rows)
         try:
-            if rows == 0:
+            if rows == 0 or not self._fixed(feeds):  # shapes without bound are not worth buffers of their own
                 return self._run_bound(names, feeds, stop)
             self.padded_rows = bucket_size(rows) - rows
             return self._bucket(names, feeds, bucket_size(rows)).run(feeds, rows, stop)
@@ -74,12 +74,11 @@ class CudaSession(OrtSession):
         shapes = tuple((size, *array.shape[1:]) for array in feeds.values())
         bucket = self._buckets.get(shapes)
         if bucket is None:
-            graph_id = str(next(self._ids)) if self._graphs and self._fixed(feeds) else NO_GRAPH
+            graph_id = str(next(self._ids)) if self._graphs else NO_GRAPH
             bucket = Bucket(self.session, self._device_id, dict(zip(feeds, shapes, strict=True)), graph_id)
             first = self._run_bound(names, {name: filled(array, size) for name, array in feeds.items()}, Stop())
             bucket.bind(names, first, feeds)
-            if self._fixed(feeds):  # shapes that vary without bound are not worth buffers of their own
-                self._buckets[shapes] = bucket
+            self._buckets[shapes] = bucket
         return bucket
 
     def _fixed(self, feeds: Mapping[str, Array]) -> bool:

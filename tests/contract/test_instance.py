@@ -225,6 +225,16 @@ def test_an_output_that_no_memory_holds_is_out_of_memory(make: Make, size: int) 
     assert [np.float32([1, 1]).tobytes()] == answers(run(instance, part(tensor("size", "INT64", np.array([[2]])))))
 
 
+def test_an_output_larger_than_the_memory_limit_is_out_of_memory(
+    process: Callable[[bytes], ProcessInstance],
+) -> None:
+    """Two gibibytes the machine could well overcommit: the child's own bound of half a gibibyte stops it."""
+    instance = process(models.expand())
+
+    assert isinstance(run(instance, part(tensor("size", "INT64", np.array([[1 << 29]])))), OutOfMemory)
+    assert instance.restarts == 0
+
+
 def test_an_output_larger_than_the_area_is_out_of_memory(process: Callable[[bytes], ProcessInstance]) -> None:
     outcome = run(process(models.expand()), part(tensor("size", "INT64", np.array([[5 << 20]]))))
 
