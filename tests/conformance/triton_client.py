@@ -128,7 +128,11 @@ def check_parameters_priority_timeout_and_compression(client):
     client.infer("mnist", images(), priority=1, timeout=5_000_000, client_timeout=10)
     client.infer("mnist", images(), compression_algorithm="gzip")
     client.infer("mnist", images(), headers={"x-trace": "abc"})
-    client.infer("mnist", images(), sequence_id=0, parameters={"triton_enable_empty_final_response": False})
+    # what the C++ client (so perf_analyzer) always sends, and the Python one reserves
+    request = triton.service_pb2.ModelInferRequest(model_name="mnist", raw_input_contents=[IMAGES[:1].tobytes()])
+    request.inputs.add(name="image", datatype="UINT8", shape=[1, 28, 28])
+    request.parameters["triton_enable_empty_final_response"].bool_param = False
+    client._client_stub.ModelInfer(request)
 
 
 def check_async_callbacks(client):
@@ -236,15 +240,16 @@ def check_errors_carry_the_right_code(client):
         "INVALID_ARGUMENT", lambda: client.infer("mnist", [tensor("image", IMAGES.astype(np.float32), "FP32")])
     )
     expect_status("DEADLINE_EXCEEDED", lambda: client.infer("sentiment", texts(), client_timeout=0.000_01))
-    expect_status("UNIMPLEMENTED", lambda: client.get_cuda_shared_memory_status())
+    expect_status("UNIMPLEMENTED", client.get_cuda_shared_memory_status)
 
 
-def check_log_settings_do_what_they_say(client):
-    before = client.get_log_settings(as_json=True)["settings"]
-    assert "log_verbose_level" in before
-    client.update_log_settings({"log_verbose_level": 1})
-    assert client.get_log_settings(as_json=True)["settings"]["log_verbose_level"]["uint32_param"] == 1
-    client.update_log_settings({"log_verbose_level": 0})
+def check_log_settings_do_what_they_say_and_trace_settings_say_that_they_do_not(client):
+    before = client.get_log_settings(as_json=True)["settings"]["level"]["string_param"]
+    client.update_log_settings({"level": "error"})
+    assert client.get_log_settings(as_json=True)["settings"]["level"]["string_param"] == "error"
+    client.update_log_settings({"level": before})
+    expect_status("INVALID_ARGUMENT", lambda: client.update_log_settings({"level": "shout"}), "shout")
+    expect_status("UNIMPLEMENTED", client.get_trace_settings)
 
 
 async def check_asyncio_client():
