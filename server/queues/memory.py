@@ -6,7 +6,7 @@ There is nothing to carry and nothing to lose, so all the promises of `Queue` ar
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from server.errors import ModelNotReady
+from server.errors import ModelNotReady, ShuttingDown
 from server.messages import InferRequest, Reply, Ticket
 from server.spec import ModelSpec
 from server.statistics import QueueStatistics
@@ -39,9 +39,19 @@ class MemoryQueue:
         """See `Queue.submit`."""
         target = self._resolve(request.model_name, request.model_version)
         if target is None:
-            raise ModelNotReady(f"model {request.model_name!r}: this version is no longer in service")
-        return target.submit(request, reply)
+            raise _left(request)
+        try:
+            return target.submit(request, reply)
+        except ShuttingDown:
+            # Drained between our look-up and now: the version is gone, the server is not. The caller looks again.
+            if self._resolve(request.model_name, request.model_version) is not target:
+                raise _left(request) from None
+            raise
 
     def statistics(self) -> dict[tuple[str, str], QueueStatistics]:
         """See `Queue.statistics`."""
         return {(target.spec.name, target.spec.version): target.queue_statistics() for target in self._targets()}
+
+
+def _left(request: InferRequest) -> ModelNotReady:
+    return ModelNotReady(f"model {request.model_name!r}: this version is no longer in service")
