@@ -185,6 +185,8 @@ def main(arguments: list[str]) -> None:
     child = Child(data, control, Area(input_fd, area_limit), Area(output_fd, area_limit))
     threading.Thread(target=child.listen, name="control", daemon=True).start()
     order = json.loads(data.recv(frames.MAX_PACKET_BYTES))
+    if order["plan"]["cores"]:
+        os.sched_setaffinity(0, order["plan"]["cores"])  # before ONNX Runtime makes its threads
     limits.before_load(order["load_seconds"], order["memory_limit_bytes"], os.fstat(model_fd).st_size)
     try:
         session, report = load(model_fd, SessionPlan(**order["plan"]))

@@ -43,9 +43,18 @@ MOST_CARD_BYTES = 4 << 20
 class ModelLoader:
     """See `server.sessions.base.Loader`. Loads one version per call; calls may run side by side."""
 
-    def __init__(self, options: SessionOptions, resolve: Resolve = modelconfig.resolve) -> None:
-        """Check that one ONNX Runtime is installed. Raises FailedPrecondition."""
+    def __init__(
+        self, options: SessionOptions, resolve: Resolve = modelconfig.resolve, *, cores: Sequence[int] = ()
+    ) -> None:
+        """Check that one ONNX Runtime is installed.
+
+        `cores` pins the session processes to these; the kernel places them where none are given.
+
+        Raises:
+            FailedPrecondition: none is installed, or two that overwrite each other.
+        """
         self._options = options
+        self._cores = tuple(cores)
         self.runtime = check_installation()
         self._resolve = resolve
         self._watchdog = Watchdog()
@@ -91,8 +100,7 @@ class ModelLoader:
         places = [
             (group.kind, gpu) for group in groups for gpu in (group.gpus or (0,)) for _ in range(max(1, group.count))
         ]
-        frontend = 1 if options.isolation == "process" else 0
-        threads = options.intra_op_threads or max(1, (limits.cores() - frontend) // len(places))
+        threads = self._threads(version, len(places))
         memory, area = options.memory_limit_bytes, MESSAGES_PER_AREA * options.max_message_bytes
         return [
             ChildPlan(
@@ -104,6 +112,7 @@ class ModelLoader:
                     options.gpu_memory_limit_bytes,
                     model.folder,
                     version.config.parameters.get("cuda_graphs", "true").lower() not in ("0", "false", "off"),
+                    self._cores,
                 ),
                 options.load_timeout,
                 memory,
@@ -111,6 +120,20 @@ class ModelLoader:
             )
             for kind, gpu in places
         ]
+
+    def _threads(self, version: ModelVersion, instances: int) -> int:
+        """Return the threads of each session: what config.pbtxt or the settings say, else a fair share of the cores.
+
+        Never more than there are cores. One is left to the frontend where sessions have processes of their own.
+        """
+        cores = len(self._cores) or limits.cores()
+        said = version.config.parameters.get("intra_op_thread_count", "") or self._options.intra_op_threads
+        try:
+            threads = int(said)
+        except ValueError as error:
+            raise ModelLoadFailed(f"intra_op_thread_count: expected a number, got {said!r:.64}") from error
+        frontend = 1 if self._options.isolation == "process" and not self._cores else 0
+        return min(threads, cores) if threads > 0 else max(1, (cores - frontend) // instances)
 
     def _processes(
         self, spec: ModelSpec, plans: Sequence[ChildPlan], first: tuple[SessionChild, Report], undo: ExitStack

@@ -42,11 +42,16 @@ def run_now(instance: Instance, parts: Sequence[Part], timeout: float) -> BatchO
     return outcomes[0]
 
 
-def cost_curve(instance: Instance, rows: Sequence[Part], sizes: Sequence[int], timeout: float) -> tuple[CostPoint, ...]:
+def typical(rows: Sequence[Part]) -> Part:
+    """Return the request of median length: every row of a batch costs what the longest does, so one length it is."""
+    return sorted(rows, key=lambda row: sum([len(tensor.data) for tensor in row.inputs]))[len(rows) // 2]
+
+
+def cost_curve(instance: Instance, row: Part, sizes: Sequence[int], timeout: float) -> tuple[CostPoint, ...]:
     """Return the median seconds of a batch for each of `sizes` (ascending), as far as the time budget reaches.
 
-    `rows` are requests of one row to take the batches from, over and over. A size that does not fit in memory ends
-    the curve; a first size that cannot run raises.
+    `row` is a request of one row, of which the batches are made. A size that does not fit in memory ends the curve; a
+    first size that cannot run raises.
 
     Raises:
         BatchError: not even the smallest batch ran.
@@ -54,9 +59,8 @@ def cost_curve(instance: Instance, rows: Sequence[Part], sizes: Sequence[int], t
     points: list[CostPoint] = []
     budget = BUDGET / len(sizes)
     for size in sizes:
-        batch = [rows[i % len(rows)] for i in range(size)]
         try:
-            points.append(CostPoint(size, _median_seconds(instance, batch, budget, timeout)))
+            points.append(CostPoint(size, _median_seconds(instance, [row] * size, budget, timeout)))
         except BatchError:
             if not points:
                 raise

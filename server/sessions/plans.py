@@ -17,6 +17,8 @@ class SessionPlan:
     gpu_memory_limit_bytes: int
     data_folder: str
     cuda_graphs: bool = False
+    cores: tuple[int, ...] = ()
+    """The cores a child is pinned to; none leaves it where the kernel wants it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from server.errors import ModelLoadFailed
 from server.log import event
 from server.sessions.base import CostPoint, Instance, ModelVersion, Part, RunFailed
 from server.sessions.golden import Golden, check_answers, read_golden
-from server.sessions.measure import cost_curve, dependent_output, run_now
+from server.sessions.measure import cost_curve, dependent_output, run_now, typical
 from server.sessions.samples import made_up, warmup_part
 from server.spec import ModelSpec
 
@@ -126,7 +126,7 @@ def _check_rows(proof: Proof, instances: Sequence[Fresh], rows: Sequence[Part]) 
 
 def _measure(proof: Proof, instances: Sequence[Fresh], rows: Sequence[Part]) -> None:
     sizes = _sizes(proof.spec.max_batch_size)
-    proof.costs = cost_curve(instances[0], rows, sizes, proof.remaining())
+    proof.costs = cost_curve(instances[0], typical(rows), sizes, proof.remaining())
     if proof.spec.batches and proof.version.config.max_batch_size is None:
         knee = CostCurve((point.rows, point.seconds) for point in proof.costs).knee()
         proof.spec = replace(proof.spec, max_batch_size=knee)

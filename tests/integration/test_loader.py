@@ -1,5 +1,6 @@
 """Bringing versions into service: what is proven, what is measured, what is refused, and what operators get to see."""
 
+import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -9,13 +10,15 @@ import numpy as np
 import pytest
 
 from server.errors import ModelLoadFailed
+from server.messages import Tensor
 from server.sessions import golden, limits, measure
 from server.sessions.base import BatchOutputs, CostPoint, LoadedModel, SessionOptions
+from server.sessions.loader import ModelLoader
 from server.sessions.measure import cost_curve, dependent_output
 from server.sessions.samples import made_up
-from server.spec import InstanceGroup, ModelConfig, ModelSpec, Warmup, WarmupInput
+from server.spec import InstanceGroup, ModelConfig, ModelSpec, ModelVersion, Warmup, WarmupInput
 from tests import models
-from tests.instances import OPTIONS, answers, load, load_version, part, run, tensor
+from tests.instances import OPTIONS, answers, load, load_version, part, resolve, run, tensor
 from tests.models import write_version
 
 Load = Callable[..., LoadedModel]
@@ -97,6 +100,32 @@ def test_instances_divide_the_cores(loads: Load, monkeypatch: pytest.MonkeyPatch
     for instance in loaded.instances:
         outcome = run(instance, part(tensor("a", "FP32", floats(1)), tensor("b", "FP32", floats(2))))
         assert [floats(3).tobytes()] == answers(outcome)
+
+
+@pytest.mark.parametrize(("said", "threads"), [("3", "3"), ("64", "7"), ("0", "6")])
+def test_a_config_may_name_the_threads_but_not_more_than_there_are_cores(
+    loads: Load, monkeypatch: pytest.MonkeyPatch, said: str, threads: str
+) -> None:
+    monkeypatch.setattr(limits, "cores", lambda: 7)
+    config = ModelConfig("tiny", parameters={"intra_op_thread_count": said})
+
+    assert loads(models.without_batch(), replace(QUICK, intra_op_threads=0), config=config).labels["threads"] == threads
+
+
+def test_a_number_of_threads_that_is_none_is_refused(loads: Load) -> None:
+    with pytest.raises(ModelLoadFailed, match="expected a number, got 'many'"):
+        loads(models.add(), config=ModelConfig("tiny", parameters={"intra_op_thread_count": "many"}))
+
+
+def test_processes_stay_on_the_cores_they_are_given(tmp_path: Path) -> None:
+    path = write_version(tmp_path / "1", models.without_batch())
+    core = min(os.sched_getaffinity(0))
+    loader = ModelLoader(QUICK, resolve, cores=[core])
+    (instance,) = loader.load(ModelVersion(ModelConfig("tiny"), "1", path.parent, path)).instances
+    where = os.sched_getaffinity(instance.pid)
+    instance.close(0)
+
+    assert where == {core}
 
 
 def test_outputs_that_are_no_tensors_are_left_out_and_named(loads: Load) -> None:
@@ -315,17 +344,23 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], float]],
 
 
 def test_the_cost_curve_is_what_batches_take(timed: Callable[[Callable[[int], float]], Timed]) -> None:
-    points = cost_curve(timed(lambda rows: 0.001 + 0.0005 * rows), [object()], [1, 2, 4], 10)
+    points = cost_curve(timed(lambda rows: 0.001 + 0.0005 * rows), object(), [1, 2, 4], 10)
 
     assert [(point.rows, round(point.seconds, 9)) for point in points] == [(1, 0.0015), (2, 0.002), (4, 0.003)]
 
 
 def test_measuring_a_slow_model_ends_early(timed: Callable[[Callable[[int], float]], Timed]) -> None:
     instance = timed(lambda rows: 0.2 * rows)
-    points = cost_curve(instance, [object()], [1, 2, 4, 8, 16, 32, 64], 10)
+    points = cost_curve(instance, object(), [1, 2, 4, 8, 16, 32, 64], 10)
 
     assert [point.rows for point in points] == [1]
     assert instance.now < 2 * measure.BUDGET
+
+
+def test_the_row_that_is_measured_is_of_median_length() -> None:
+    rows = [part(Tensor("x", "UINT8", (1, length), bytes(length))) for length in (9, 1, 5, 2, 7)]
+
+    assert measure.typical(rows) is rows[2]
 
 
 def test_rows_are_compared_alone_and_together(loads: Load) -> None:
