@@ -1,0 +1,95 @@
+"""Design.md's goodput table, by discrete-event simulation around the real batcher.
+
+One instance with t(b) = 5 + 0.5 b ms and b <= 32, so 1524 requests/s at most; Poisson arrivals, deadlines of 50 ms.
+Goodput counts answers within the deadline. What the batcher believes makes the policy: with entries that have no
+deadline nothing is dropped; with a curve of zeros only the expired are; with the true curve the doomed are as well.
+"""
+
+import heapq
+import itertools
+import math
+import random
+from dataclasses import dataclass
+
+import pytest
+
+from server.batcher import Batcher, Entry
+from server.cost import CostCurve
+from server.spec import BatchPolicy
+from tests.unit.simulation import linear
+
+CAPACITY = 32 / linear(32)
+DEADLINE = 0.050
+INSTANT = CostCurve([(1, 1e-9), (32, 1e-9)])
+TRUE = CostCurve([(1, linear(1)), (32, linear(32))])
+
+
+@dataclass
+class Result:
+    goodput: float
+    latencies: list[float]
+
+    @property
+    def p99(self):
+        return sorted(self.latencies)[int(0.99 * len(self.latencies))]
+
+
+def simulate(load, seconds, *, costs=TRUE, deadline=DEADLINE, delay=0.0, instances=1):
+    """Offer `load` times the capacity for a while and return what became of it."""
+    rng = random.Random(7)
+    batcher = Batcher(BatchPolicy(enabled=True, max_queue_delay=delay), costs, 32)
+    arrivals = itertools.accumulate(rng.expovariate(load * CAPACITY) for _ in itertools.count())
+    arrival = next(arrivals)
+    free = [0.0] * instances
+    result = Result(0, [])
+    while free[0] < seconds:
+        now = heapq.heappop(free)
+        while arrival <= now:
+            batcher.add(Entry(1, arrival + deadline, arrival))
+            arrival = next(arrivals)
+        batch = batcher.take(now)
+        if batch.rows:
+            finish = now + linear(batch.rows)
+            result.latencies += [finish - entry.arrival for entry, _, _ in batch.pieces]
+        else:
+            finish = min(arrival, batch.not_before) if batcher.rows else arrival
+        heapq.heappush(free, finish)
+    result.goodput = sum(latency <= DEADLINE for latency in result.latencies) / seconds
+    return result
+
+
+NEVER = {"deadline": math.inf}
+EXPIRED = {"costs": INSTANT}
+
+
+@pytest.mark.parametrize(
+    ("policy", "load", "goodput"),
+    [
+        (NEVER, 1.05, 15),
+        (NEVER, 1.2, 6),
+        (NEVER, 2, 3),
+        (EXPIRED, 1.05, 327),
+        (EXPIRED, 1.2, 42),
+        (EXPIRED, 2, 5),
+    ],
+)
+def test_without_foresight_goodput_collapses(policy, load, goodput):
+    # What is left is the moment before the queue is long and chance after it: within 5 % of capacity.
+    assert simulate(load, 15, **policy).goodput == pytest.approx(goodput, abs=0.05 * CAPACITY)
+
+
+@pytest.mark.parametrize(("load", "goodput"), [(1.05, 1514), (1.2, 1523), (2, 1523), (5, 1523)])
+def test_dropping_the_doomed_keeps_goodput_at_capacity(load, goodput):
+    result = simulate(load, 6)
+
+    assert result.goodput == pytest.approx(goodput, rel=0.02)
+    assert max(result.latencies) <= DEADLINE
+
+
+def test_at_half_load_greedy_batches_beat_a_timer():
+    assert simulate(0.5, 30, deadline=1).p99 == pytest.approx(0.0205, rel=0.05)
+    assert simulate(0.5, 30, deadline=1, delay=0.010).p99 >= 0.022
+
+
+def test_two_instances_have_twice_the_capacity():
+    assert simulate(4, 3, instances=2).goodput == pytest.approx(2 * CAPACITY, rel=0.02)
