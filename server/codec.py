@@ -40,18 +40,17 @@ def decode_bytes(data: Buffer) -> list[bytes]:
     return elements
 
 
+def is_plain(data: bytes) -> bool:
+    """Whether `data` is exactly one BYTES element of ASCII text: most are, and this takes 0.2 us."""
+    return data.isascii() and len(data) >= 4 and _LENGTH.unpack_from(data)[0] == len(data) - 4
+
+
 def check_text(data: bytes, elements: int) -> None:
     """Check that `data` is exactly `elements` BYTES elements of UTF-8 text, which is what ONNX strings are.
-
-    One element, by far the most frequent case, takes 0.2 us; more take about 0.1 us each.
 
     Raises:
         InvalidRequest: the count differs, a length reaches past the end, or an element is not UTF-8.
     """
-    if elements == 1 and len(data) >= 4 and _LENGTH.unpack_from(data)[0] == len(data) - 4:
-        if not data.isascii():
-            _check_utf8(data[4:], 0)
-        return
     found = decode_bytes(data)
     if len(found) != elements:
         raise InvalidRequest(f"expected {elements} BYTES elements, got {len(found)}")

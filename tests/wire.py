@@ -153,6 +153,7 @@ class FakeQueue:
 
     def answer(self, index):
         """Reply to a request that was held back."""
+        self.open = [ticket for ticket in self.open if ticket._reply != self.replies[index]]
         self.replies[index](self.outcome(self.submitted[index]))
 
     def zeros(self, request):

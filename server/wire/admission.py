@@ -52,12 +52,7 @@ class Admission:
                 return
         if self._closed:
             raise ShuttingDown("this server is shutting down")
-        raise QueueFull(
-            f"expected at most {self._max_requests} requests and {self._max_bytes} bytes in flight, and both are taken"
-            if self._requests >= self._max_requests
-            else f"expected at most {self._max_bytes} bytes of requests in flight, and {self._bytes} are",
-            retry_after=_RETRY_AFTER,
-        )
+        raise self._full()
 
     def leave(self, size: int) -> None:
         """Count a request of `size` bytes out."""
@@ -68,3 +63,10 @@ class Admission:
     def close(self) -> None:
         """Refuse what comes from now on; what is in flight goes on."""
         self._closed = True
+
+    def _full(self) -> QueueFull:
+        if self._requests >= self._max_requests:
+            message = f"expected at most {self._max_requests} requests in flight, and so many are"
+        else:
+            message = f"expected at most {self._max_bytes} bytes of requests in flight, and {self._bytes} are"
+        return QueueFull(message, retry_after=_RETRY_AFTER)

@@ -134,7 +134,7 @@ def _presented(metadata: Metadata) -> bytes:
             f"expected one API key as metadata 'authorization: Bearer KEY' or 'api-key: KEY', got {len(found)}"
         )
     name, value = found[0]
-    key = value.encode() if isinstance(value, str) else value
+    key = value.encode(errors="replace") if isinstance(value, str) else value
     if name == "authorization":
         scheme, _, key = key.partition(b" ")
         if scheme.lower() != b"bearer":

@@ -5,7 +5,7 @@ The messages are grpcio-health-checking's; nothing else of that package is used.
 """
 
 import asyncio
-from collections.abc import Container
+from collections.abc import Collection
 
 from grpc_health.v1 import health_pb2
 
@@ -27,7 +27,7 @@ _RECHECK = 1.0
 class Health:
     """Check and Watch over a catalog and a lifecycle; `services` share the server's state."""
 
-    def __init__(self, catalog: Catalog, lifecycle: Lifecycle, services: Container[str]) -> None:
+    def __init__(self, catalog: Catalog, lifecycle: Lifecycle, services: Collection[str]) -> None:
         self._catalog = catalog
         self._lifecycle = lifecycle
         self._services = services
@@ -42,6 +42,13 @@ class Health:
         if status == _UNKNOWN:
             raise NotFound(f"no service or model {quote(request.service)}")
         return health_pb2.HealthCheckResponse(status=status)
+
+    async def list(self, _: health_pb2.HealthListRequest) -> health_pb2.HealthListResponse:
+        """Answer for the server, each of its services and each model known."""
+        names = ["", *self._services, *(entry.name for entry in self._catalog.index())]
+        return health_pb2.HealthListResponse(
+            statuses={name: health_pb2.HealthCheckResponse(status=self._status(name)) for name in names}
+        )
 
     async def watch(self, stream: Stream) -> None:
         """Answer at once and again after every change, until the caller goes."""

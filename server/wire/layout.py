@@ -1,7 +1,7 @@
 """The shape of a request: what everything in it but its id and its tensors' bytes means to one model version.
 
 A client's requests look alike byte for byte between the id and the raw contents. So what those bytes were found to mean
-once is kept, and the next request that has them is cut into tensors without protobuf: 4 us instead of 25 for the ten
+once is kept, and the next request that has them is cut into tensors without protobuf: 4.5 us instead of 60 for the ten
 inputs of a bank customer. Bytes that were never checked are never recognised, so nothing is taken on trust.
 Wire order of a canonical message: model_name, model_version, id, then parameters, inputs and outputs (the part compared
 here), then raw_input_contents.
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from operator import itemgetter
 
-from server.codec import check_text
+from server.codec import check_text, is_plain
 from server.errors import InvalidRequest
 from server.messages import ITEM_BYTES, InferRequest, Tensor, element_count
 from server.spec import ModelSpec
@@ -84,8 +84,8 @@ class Layout:
         self._names = [slot.name for slot in ordered]
         self._datatypes = [slot.datatype for slot in ordered]
         self._shapes = [slot.shape for slot in ordered]
-        self._checks = [(index, slot) for index, slot in enumerate(slots) if slot.datatype in ("BYTES", "BOOL")]
-        self._texts = [index for index, slot in enumerate(slots) if slot.datatype == "BYTES"]
+        self._texts = [(index, slot, slot.elements == 1) for index, slot in enumerate(slots) if slot.nbytes < 0]
+        self._bools = [(index, slot) for index, slot in enumerate(slots) if slot.datatype == "BOOL"]
         self._steps = _steps(slots)
 
     def request(self, raws: list[bytes], request_id: str, deadline: float) -> InferRequest:
@@ -94,15 +94,20 @@ class Layout:
         Raises:
             InvalidRequest: a BYTES or BOOL tensor's contents are wrong.
         """
-        for index, slot in self._checks:
+        size = 0
+        for index, slot, single in self._texts:
+            raw = raws[index]
+            size += len(raw)
+            if not (single and is_plain(raw)):
+                slot.check(raw)
+        for index, slot in self._bools:
             slot.check(raws[index])
-        size = sum([len(raws[index]) for index in self._texts]) // self.rows
         arranged = raws if self._arrange is None else self._arrange(raws)
         asked, spec = self.asked, self.spec
         return InferRequest(
             spec.name, spec.version, request_id,
             tuple(map(Tensor, self._names, self._datatypes, self._shapes, arranged)),
-            self.rows, size, asked.outputs, asked.priority, deadline, asked.timeout,
+            self.rows, size // self.rows, asked.outputs, asked.priority, deadline, asked.timeout,
         )  # fmt: skip
 
     def cut(self, data: bytes, at: int) -> list[bytes] | None:
@@ -113,7 +118,8 @@ class Layout:
             if unpack is None:
                 if at >= end or data[at] != RAW_TAG:
                     return None
-                length, at = varint(data, at + 1, end)
+                length = data[at + 1] if at + 1 < end else 0x80
+                length, at = (length, at + 2) if length < 0x80 else varint(data, at + 1, end)
                 raws.append(data[at : at + length])
                 at += length
             else:

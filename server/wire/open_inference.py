@@ -13,6 +13,7 @@ from server.errors import InvalidRequest, NotFound, ServingError, Unimplemented
 from server.pb import open_inference_pb2 as pb
 from server.wire import describe
 from server.wire.lifecycle import Lifecycle
+from server.wire.log_settings import level_asked_for, shown
 from server.wire.reader import find_model
 from server.wire.text import quote
 
@@ -137,18 +138,10 @@ class OpenInference:
         raise Unimplemented("this server writes no traces; the request log and /metrics have the timings")
 
     async def log_settings(self, request: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
-        """Read the log level and, with `level`, change it: debug, info, warning or error."""
-        for name, value in request.settings.items():
-            if name != "level" or value.WhichOneof("parameter_choice") != "string_param":
-                raise InvalidRequest(f"log setting {quote(name)}: expected only 'level', as string_param")
-            if value.string_param not in ("debug", "info", "warning", "error"):
-                raise InvalidRequest(
-                    f"log setting 'level': expected debug, info, warning or error, got {quote(value.string_param)}"
-                )
-        for value in request.settings.values():
-            self._log.set(value.string_param)
-        level = pb.LogSettingsResponse.SettingValue(string_param=self._log.get())
-        return pb.LogSettingsResponse(settings={"level": level})
+        """Read and change the log level under Triton's names for it (see log_settings.py)."""
+        if request.settings:
+            self._log.set(level_asked_for(request, self._log.get()))
+        return shown(self._log.get())
 
 
 def _check_repository(name: str) -> None:

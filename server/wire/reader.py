@@ -21,7 +21,7 @@ from server.wire.limits import Limits
 from server.wire.prescan import malformed, prescan, varint
 from server.wire.text import MAX_ECHO, quote
 
-_MAX_LAYOUTS = 8
+_MAX_LAYOUTS = 16
 """Layouts remembered per model and version asked for: a few client programs times a few batch sizes."""
 _MAX_SEGMENT = 4 << 10
 """Bytes of a layout worth comparing; longer ones carry data or names no shipped client sends."""

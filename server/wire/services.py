@@ -122,6 +122,7 @@ def _health(wire: Wire, served: list[ServiceDescriptor]) -> Iterator[tuple[str, 
     health = Health(wire.catalog, wire.lifecycle, {service.full_name for service in served})
     path = paths(HEALTH)
     yield path["Check"], unary(wire.gate, None, health_pb2.HealthCheckRequest, health.check)
+    yield path["List"], unary(wire.gate, None, health_pb2.HealthListRequest, health.list)
     yield path["Watch"], streaming(wire.gate, None, health.watch)
 
 

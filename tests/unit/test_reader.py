@@ -120,7 +120,7 @@ def test_a_thousand_shapes_are_not_remembered():
     for rows in range(1, 40):
         reader.read(message(wire.MNIST, rows=rows).SerializeToString(), 1.0)
 
-    assert [len(binding.layouts) for binding in reader._bindings.values()] == [8]
+    assert [len(binding.layouts) for binding in reader._bindings.values()] == [16]
 
 
 def test_a_layout_that_begins_like_another_is_not_taken_for_it():
