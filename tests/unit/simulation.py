@@ -46,6 +46,8 @@ class FakeInstance:
     """Where the time depends on more than the number of rows."""
     batches: list[list[Part]] = field(default_factory=list)
     terminated: int = 0
+    held: list[Callable[[], None]] | None = None
+    """While this is a list, runs do not finish but wait in it for `let_go`."""
     _running: tuple[Sequence[Part], BatchDone] | None = None
     _watchers: list[Callable[[], None]] = field(default_factory=list)
 
@@ -59,8 +61,16 @@ class FakeInstance:
         else:
             self.alarm.call_at(self.alarm.now + timeout, lambda: self._finish(job, lambda _: RunTimedOut("bound")))
 
+    def let_go(self) -> None:
+        """Let runs finish again, those held included."""
+        held, self.held = self.held or [], None
+        for finish in held:
+            finish()
+
     def _finish(self, job, behaviour: Behaviour) -> None:
-        if self._running is job:
+        if self._running is job and self.held is not None and behaviour is self.behaviour:
+            self.held.append(lambda: self._finish(job, behaviour))
+        elif self._running is job:
             self._running = None
             job[1](behaviour(job[0]))
 
@@ -93,7 +103,13 @@ def request(values: Iterable[int] = (1,), *, deadline: float = NO_DEADLINE, **fi
     data = bytes(values)
     rows = len(data)
     return InferRequest(
-        "m", "1", fields.pop("id", ""), (Tensor("x", "UINT8", (rows, 1), data),), rows, deadline=deadline, **fields
+        "m",
+        fields.pop("version", "1"),
+        fields.pop("id", ""),
+        (Tensor("x", "UINT8", (rows, 1), data),),
+        rows,
+        deadline=deadline,
+        **fields,
     )
 
 
