@@ -50,7 +50,7 @@ def expect_status(code, call, *words):
     try:
         call()
     except InferenceServerException as error:
-        assert error.status() == f"StatusCode.{code}", error.status()
+        assert error.status() in [f"StatusCode.{name}" for name in code.split("|")], error.status()
         for word in words:
             assert word in error.message(), error.message()
     else:
@@ -202,7 +202,9 @@ def check_statistics_count_requests_and_batches(client):
     before = counted()
     client.infer("mnist", images(3))
     after = counted()
-    assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1, 3, 1]
+    succeeded, queued, rows, executions = (b - a for a, b in zip(before, after, strict=True))
+    assert (succeeded, queued, rows) == (1, 1, 3)
+    assert 1 <= executions <= 3  # a request larger than the knee of the cost curve is split
     (model,) = client.get_inference_statistics("mnist").model_stats
     assert int(model.version) >= 1
     assert model.last_inference > 1_600_000_000_000
@@ -239,16 +241,23 @@ def check_errors_carry_the_right_code(client):
     expect_status(
         "INVALID_ARGUMENT", lambda: client.infer("mnist", [tensor("image", IMAGES.astype(np.float32), "FP32")])
     )
-    expect_status("DEADLINE_EXCEEDED", lambda: client.infer("sentiment", texts(), client_timeout=0.000_01))
+    expect_status(
+        "DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED", lambda: client.infer("sentiment", texts(), client_timeout=0.000_01)
+    )
     expect_status("UNIMPLEMENTED", client.get_cuda_shared_memory_status)
 
 
 def check_log_settings_do_what_they_say_and_trace_settings_say_that_they_do_not(client):
-    before = client.get_log_settings(as_json=True)["settings"]["level"]["string_param"]
-    client.update_log_settings({"level": "error"})
-    assert client.get_log_settings(as_json=True)["settings"]["level"]["string_param"] == "error"
-    client.update_log_settings({"level": before})
-    expect_status("INVALID_ARGUMENT", lambda: client.update_log_settings({"level": "shout"}), "shout")
+    def settings():
+        return client.get_log_settings().settings
+
+    assert settings()["log_info"].bool_param or settings()["log_error"].bool_param
+    client.update_log_settings({"log_verbose_level": 1})
+    assert settings()["log_verbose_level"].uint32_param == 1
+    client.update_log_settings({"log_verbose_level": 0, "log_info": False, "log_warning": True})
+    assert not settings()["log_info"].bool_param
+    assert settings()["log_warning"].bool_param
+    expect_status("INVALID_ARGUMENT", lambda: client.update_log_settings({"log_file": "x"}), "log_file")
     expect_status("UNIMPLEMENTED", client.get_trace_settings)
 
 
