@@ -24,7 +24,7 @@ from server.sessions import frames, limits
 from server.sessions.area import Area, align
 from server.sessions.base import BatchError, InstanceDied, OutOfMemory, RunFailed, RunTimedOut
 from server.sessions.dtypes import NUMPY, Array, strings, to_raw
-from server.sessions.ort import OrtSession, SessionRefused, Stop, open_session
+from server.sessions.ort import OrtSession, SessionRefused, Stop, may_use_gpu, open_session
 from server.sessions.plans import SessionPlan
 from server.spec import TensorSpec
 
@@ -187,9 +187,14 @@ def main(arguments: list[str]) -> None:
     order = json.loads(data.recv(frames.MAX_PACKET_BYTES))
     if order["plan"]["cores"]:
         os.sched_setaffinity(0, order["plan"]["cores"])  # before ONNX Runtime makes its threads
-    limits.before_load(order["load_seconds"], order["memory_limit_bytes"], os.fstat(model_fd).st_size)
+    plan = SessionPlan(**order["plan"])
+    limits.before_load(
+        order["load_seconds"],
+        0 if may_use_gpu(plan) else order["memory_limit_bytes"],
+        os.fstat(model_fd).st_size,
+    )
     try:
-        session, report = load(model_fd, SessionPlan(**order["plan"]))
+        session, report = load(model_fd, plan)
     except (SessionRefused, OSError, MemoryError) as error:
         data.send(frames.pack_text(frames.FAILED, 0, str(error) or type(error).__name__))
         return

@@ -41,7 +41,10 @@ def _read(path: Path) -> str:
 
 
 def before_load(seconds: float, headroom_bytes: int, model_bytes: int) -> None:
-    """Bound what opening a model may take; the alarm ends us even where onnxruntime holds the interpreter's lock."""
+    """Bound what opening a model may take; the alarm ends us even where onnxruntime holds the interpreter's lock.
+
+    No headroom means no bound, as CUDA needs it: it reserves address space by the terabyte.
+    """
     signal.setitimer(signal.ITIMER_REAL, seconds)
     if headroom_bytes:
         _limit_address_space(headroom_bytes + LOAD_FACTOR * model_bytes)
@@ -50,7 +53,7 @@ def before_load(seconds: float, headroom_bytes: int, model_bytes: int) -> None:
 def after_load(headroom_bytes: int, area_bytes: int, *, unlimited: bool) -> None:
     """Take the alarm back and leave `headroom_bytes` above what is mapped now, and room for the areas to grow.
 
-    CUDA reserves far more address space than it uses, so there the limit is lifted (`unlimited`).
+    `unlimited` lifts it again, for CUDA.
     """
     signal.setitimer(signal.ITIMER_REAL, 0)
     if unlimited:

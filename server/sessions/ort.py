@@ -144,7 +144,7 @@ def open_session(model: bytes, plan: SessionPlan) -> OrtSession:
     Raises:
         SessionRefused: with ONNX Runtime's reason.
     """
-    if plan.device == "cpu" or (plan.device == "auto" and CUDA not in onnxruntime.get_available_providers()):
+    if not may_use_gpu(plan):
         return OrtSession(open_on(model, plan, CPU, {}))
     from server.sessions.cuda import open_cuda  # noqa: PLC0415  (it stands on this module)
 
@@ -154,6 +154,11 @@ def open_session(model: bytes, plan: SessionPlan) -> OrtSession:
         if plan.device == "cuda":
             raise
         return OrtSession(open_on(model, plan, CPU, {}), note=str(error))
+
+
+def may_use_gpu(plan: SessionPlan) -> bool:
+    """Whether opening this plan tries CUDA; that the provider is built in says nothing of a GPU being there."""
+    return plan.device == "cuda" or (plan.device == "auto" and CUDA in onnxruntime.get_available_providers())
 
 
 def open_on(model: bytes, plan: SessionPlan, provider: str, provider_options: dict[str, str]) -> Any:  # noqa: ANN401
@@ -175,7 +180,11 @@ def open_on(model: bytes, plan: SessionPlan, provider: str, provider_options: di
 
 
 def session_options(plan: SessionPlan) -> onnxruntime.SessionOptions:
-    """Return options with explicit threads that sleep when idle, and no door to other files or libraries."""
+    """Return options with explicit threads that sleep when idle, and no door to other files or libraries.
+
+    Spinning threads answered one MNIST row in 0.18 ms instead of 0.30 (2 threads, 2 cores) and took 1.8 ms of CPU time
+    for it instead of 0.4, which the frontend beside them needs more.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = FATAL
     options.intra_op_num_threads = plan.threads

@@ -172,8 +172,8 @@ class ProcessInstance:
         current: SessionChild | None = child
         while current is not None:
             self._listen(current)
-            self._bury(current)
-            current = self._replace()
+            crashed = self._bury(current)
+            current = self._replace(crashed=crashed)
 
     def _listen(self, child: SessionChild) -> None:
         """Answer batches until the child's end of file."""
@@ -220,8 +220,8 @@ class ProcessInstance:
             self._idle.set()
         return True
 
-    def _bury(self, child: SessionChild) -> None:
-        """Report the batch that a dead child held and give back what was the child's."""
+    def _bury(self, child: SessionChild) -> bool:
+        """Report the batch that a dead child held and give back what was the child's; False if we killed it."""
         with self._lock:
             self._child = None
             run = self._run
@@ -231,13 +231,19 @@ class ProcessInstance:
         child.close()
         if not self._closing.is_set():
             event("session_process_died", logging.ERROR, instance=self.name, how=obituary)
+        return run is None or not run.stopped
 
-    def _replace(self) -> SessionChild | None:
-        """Bring up the next child, as often as it takes; None when the instance is closing."""
-        while not self._closing.wait(self._budget.pause(time.monotonic())):
+    def _replace(self, *, crashed: bool) -> SessionChild | None:
+        """Bring up the next child, as often as it takes; None when the instance is closing.
+
+        Only deaths of the child's own doing are counted: a run that had to be killed is no reason to be left alone.
+        """
+        pause = self._budget.pause(time.monotonic()) if crashed else 0.0
+        while not self._closing.wait(pause):
             started = time.monotonic()
             child = self._start()
             if child is None:
+                pause = self._budget.pause(time.monotonic())
                 continue
             self.restarts += 1
             event("session_process_replaced", instance=self.name, seconds=time.monotonic() - started)

@@ -436,6 +436,16 @@ def test_a_child_that_hangs_is_killed_at_the_bound(process: Callable[[bytes], Pr
     assert eventually(lambda: instance.available)
 
 
+def test_runs_that_had_to_be_killed_do_not_take_the_instance_out(
+    process: Callable[[bytes], ProcessInstance],
+) -> None:
+    instance = process(models.add())
+    for killed in range(1, 7):
+        os.kill(instance.pid, signal.SIGSTOP)
+        assert isinstance(run(instance, row_of_add(1, 2), timeout=0.01), RunTimedOut)
+        assert eventually(lambda: instance.restarts == killed and instance.available)  # noqa: B023  (used at once)
+
+
 def test_five_crashes_a_minute_take_the_instance_out(process: Callable[[bytes], ProcessInstance]) -> None:
     instance = process(models.add())
     for crash in range(1, 5):

@@ -313,6 +313,9 @@ def test_the_watchdog_wakes_for_an_earlier_deadline(watchdog: Watchdog, first: f
     other, soon = Due(time.monotonic() + first), Due()
     watchdog.watch(other)
     watchdog.watch(soon)
+    assert eventually(lambda: other.looks > 0)
+    with watchdog._changed:  # the thread holds it while it looks, so now it sleeps
+        pass
     soon.due = time.monotonic() + 0.02
     watchdog.expect(soon.due)
 
