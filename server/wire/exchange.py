@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from server.errors import DeadlineExceeded, ServingError
 from server.messages import InferRequest, InferResponse
+from server.spec import ModelSpec
 from server.transports.base import Call, StatusCode
 from server.wire.gate import Gate
 from server.wire.observer import Outcome
@@ -22,7 +23,18 @@ Encode = Callable[[InferResponse, Any], bytes]
 class Exchange:
     """The state of one call: open until `reply` or `fail`, then closed for good."""
 
-    __slots__ = ("_admitted", "_call", "_context", "_encode", "_gate", "_open", "_request", "_size", "_started")
+    __slots__ = (
+        "_admitted",
+        "_call",
+        "_context",
+        "_encode",
+        "_gate",
+        "_open",
+        "_request",
+        "_size",
+        "_spec",
+        "_started",
+    )
 
     def __init__(self, gate: Gate, call: Call, size: int) -> None:
         self._gate = gate
@@ -31,6 +43,7 @@ class Exchange:
         self._started = time.monotonic()
         self._admitted = False
         self._open = True
+        self._spec: ModelSpec | None = None
         self._request: InferRequest | None = None
         self._encode: Encode | None = None
         self._context: object = None
@@ -65,6 +78,10 @@ class Exchange:
             raise DeadlineExceeded("the deadline had passed before the request could be queued")
         return time.monotonic() + remaining
 
+    def found(self, spec: ModelSpec) -> None:
+        """Say which model the call is about; a refusal is accounted to it."""
+        self._spec = spec
+
     def expect(self, request: InferRequest, encode: Encode, context: object) -> None:
         """Say what was asked, and that `encode(response, context)` turns its answer into bytes."""
         self._request = request
@@ -93,8 +110,11 @@ class Exchange:
         self._open = False
         if self._admitted:
             self._gate.admission.leave(self._size)
-        call, request = self._call, self._request
-        model, version = (request.model_name, request.model_version) if request is not None else ("", "")
+        call, request, spec = self._call, self._request, self._spec
+        if request is not None:
+            model, version = request.model_name, request.model_version
+        else:
+            model, version = (spec.name, spec.version) if spec is not None else ("", "")
         self._gate.observer.finished(
             Outcome(
                 call.method, code, time.monotonic() - self._started, call.peer, model, version, why, request,

@@ -4,7 +4,7 @@ The order is the point: who calls, is there room, is the message harmless, what 
 here waits, and nothing is parsed for a caller who may not call or for whom there is no room.
 """
 
-from server.errors import ModelNotReady
+from server.errors import ModelNotReady, ShuttingDown
 from server.queues.base import Queue
 from server.transports.base import Call
 from server.wire.answer import encode
@@ -40,11 +40,11 @@ class InferHandler:
         exchange.admit()
         deadline = exchange.deadline()
         for attempt in range(1, _ATTEMPTS + 1):
-            request, layout = self._reader.read(message, deadline)
+            request, layout = self._reader.read(message, deadline, exchange.found)
             exchange.expect(request, encode, layout)
             try:
                 ticket = self._queue.submit(request, exchange.reply)
-            except ModelNotReady:
+            except (ModelNotReady, ShuttingDown):  # its queue closed a moment ago; look again
                 if attempt == _ATTEMPTS:
                     raise
             else:

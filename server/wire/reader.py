@@ -6,6 +6,7 @@ a property test shows. This module must never know a call or a queue.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from google.protobuf.message import DecodeError
@@ -37,6 +38,13 @@ _NAME = re.compile(r"[\w.+-]{1,256}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 
+Found = Callable[[ModelSpec], None]
+
+
+def _ignore(_: ModelSpec) -> None:
+    """Tell nobody."""
+
+
 @dataclass(slots=True)
 class _Binding:
     """What is remembered under one (model_name, model_version) as clients write them."""
@@ -55,14 +63,16 @@ class Reader:
         self._limits = limits
         self._bindings: dict[tuple[bytes, bytes], _Binding] = {}
 
-    def read(self, data: bytes, deadline: float) -> tuple[InferRequest, Layout]:
+    def read(self, data: bytes, deadline: float, found: Found = _ignore) -> tuple[InferRequest, Layout]:
         """Turn bytes into a request that the model can take, and the layout its answer is encoded by.
+
+        `found` hears which model it is for as soon as that is known, so that a refusal can be accounted to it.
 
         Raises:
             InvalidRequest: with one sentence that says what was expected and what came.
             ModelNotFound, ModelNotReady: as the catalog says.
         """
-        return self._recognise(data, deadline) or self._parse(data, deadline)
+        return self._recognise(data, deadline) or self._parse(data, deadline, found)
 
     def _recognise(self, data: bytes, deadline: float) -> tuple[InferRequest, Layout] | None:
         header = _header(data)
@@ -83,13 +93,14 @@ class Reader:
                 return None
         return None
 
-    def _parse(self, data: bytes, deadline: float) -> tuple[InferRequest, Layout]:
+    def _parse(self, data: bytes, deadline: float, found: Found) -> tuple[InferRequest, Layout]:
         prescan(data, self._limits)
         try:
             message = ModelInferRequest.FromString(data)
         except DecodeError as error:
             raise malformed() from error
         spec = find_model(self._catalog, message.model_name, message.model_version).spec
+        found(spec)
         layout = check(message, spec, self._limits)
         raws = raw_contents(message, layout)
         request = layout.request(raws, message.id, deadline)

@@ -13,7 +13,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from server.catalog import Catalog
-from server.errors import FailedPrecondition, InvalidRequest, ModelNotReady
+from server.errors import FailedPrecondition, InvalidRequest, ModelNotReady, ShuttingDown
 from server.messages import InferRequest, InferResponse, Tensor
 from server.queues.base import Queue
 from server.spec import ModelSpec
@@ -81,15 +81,17 @@ class TypedHandler:
         request: Any = parse(question.request, message, limits.max_message_bytes)
         rows = question.rows(request)
         if not 1 <= len(rows) <= limits.max_rows:
-            raise InvalidRequest(f"expected 1 to {limits.max_rows} rows, got {len(rows)}")
+            field = question.request.DESCRIPTOR.fields[0].name
+            raise InvalidRequest(f"{field}: expected 1 to {limits.max_rows} rows, got {len(rows)}")
         raws = question.tensors(rows, limits)
         for attempt in range(1, _ATTEMPTS + 1):
             spec = find_model(self._catalog, question.model, request.model_version).spec
+            exchange.found(spec)
             asked = _infer_request(question, spec, raws, len(rows), deadline)
             exchange.expect(asked, _encode, question)
             try:
                 ticket = self._queue.submit(asked, exchange.reply)
-            except ModelNotReady:
+            except (ModelNotReady, ShuttingDown):
                 if attempt == _ATTEMPTS:
                     raise
             else:
