@@ -140,15 +140,21 @@ async def _invoke(method: Fast | Unary, call: AioCall, message: bytes | None) ->
 def _streaming(path: str, method: Streaming, running: _Running) -> Callable[[object, Context], Awaitable[None]]:
     async def serve(_: object, context: Context) -> None:
         running.add_current()
+        stream = AioStream(path, context)
         try:
-            await method.handler(AioStream(path, context))
+            await method.handler(stream)
         except (Exception, asyncio.CancelledError) as error:
             if is_cancelled(error):
                 raise
             await _abort(context, to_status(error, path))
+        finally:
+            stream.close()
 
     return serve
 
 
 async def _abort(context: Context, status: StatusError) -> NoReturn:
+    if not all(isinstance(key, str) and isinstance(value, str | bytes) for key, value in status.trailers):
+        # grpc.aio would tell the caller about the TypeError; its own check comes too late to end the call otherwise.
+        status = to_status(TypeError(f"expected trailers of text and bytes, got {status.trailers!r}"), "")
     await context.abort(_CODES[status.code], status.details, tuple(status.trailers))

@@ -82,6 +82,7 @@ class AioStream(Stream):
         self._metadata = _metadata(context)
         self._peer = context.peer()
         self._sending = asyncio.Lock()
+        self._reading: asyncio.Task[bytes | None] | None = None
 
     @property
     @override
@@ -98,9 +99,23 @@ class AioStream(Stream):
         return finite(self._context.time_remaining())
 
     @override
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while (message := await read_message(self._context)) is not None:
-            yield message
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return the caller's next message; a reader that gave up waiting can come back without losing one."""
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(read_message(self._context))
+        message = await asyncio.shield(self._reading)
+        if message is None:
+            raise StopAsyncIteration
+        self._reading = None
+        return message
+
+    def close(self) -> None:
+        """Give up the read that the handler left behind."""
+        if self._reading is not None:
+            self._reading.cancel()
 
     @override
     async def send(self, message: bytes) -> None:

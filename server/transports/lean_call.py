@@ -25,6 +25,7 @@ from server.transports.binding import (
     SendStatus,
 )
 from server.transports.failure import INTERNAL
+from server.transports.lean_server import OpenCall
 from server.transports.once import Once
 from server.transports.options import finite
 
@@ -37,15 +38,16 @@ OnMessage = Callable[["LeanCall", bytes | None], None]
 class LeanCall(Once):
     """One unary RPC (base.Call); the tag of each of its batches is one of its methods."""
 
-    __slots__ = ("_call", "_deadline", "_on_message", "_unwatched", "metadata", "method", "peer")
+    __slots__ = ("_call", "_calls", "_deadline", "_on_message", "_unwatched", "metadata", "method", "peer")
 
-    def __init__(self, event: NewCall, method: str, on_message: OnMessage) -> None:
+    def __init__(self, event: NewCall, method: str, on_message: OnMessage, calls: set[OpenCall]) -> None:
         """Take over a new call.
 
         Args:
             event: as it came from the core.
             method: the call's path.
             on_message: called on the polling thread with the message, None where the call ended without one.
+            calls: has this call in it for as long as it may start batches.
         """
         super().__init__()
         self.method = method
@@ -55,6 +57,8 @@ class LeanCall(Once):
         self._deadline = deadline_of(event)
         self._on_message = on_message
         self._unwatched = threading.Lock()
+        self._calls = calls
+        calls.add(self)
 
     def time_remaining(self) -> float | None:
         """Seconds until the caller's deadline, None when it set none."""
@@ -77,28 +81,18 @@ class LeanCall(Once):
     def reply(self, message: bytes) -> None:
         """Answer: message and OK. Ignored when the caller has gone or the call was answered."""
         if self.take():
-            self._end(
-                (
-                    SendInitialMetadata(None, 0),
-                    SendMessage(message, 0),
-                    SendStatus(None, 0, b"", 0),
-                )
-            )
+            self._end((SendInitialMetadata(None, 0), SendMessage(message, 0), SendStatus(None, 0, b"", 0)))
 
     def fail(self, code: StatusCode, details: str, trailers: Metadata = ()) -> None:
         """End the call with a status. Ignored when the caller has gone or the call was answered."""
         if self.take():
-            self._end(
-                (
-                    SendInitialMetadata(None, 0),
-                    SendStatus(tuple(trailers), code, details.encode(), 0),
-                )
-            )
+            status = SendStatus(tuple(trailers), code, details.encode(errors="replace"), 0)
+            self._end((SendInitialMetadata(None, 0), status))
 
     def _end(self, operations: tuple[object, ...]) -> None:
         if self._unwatched.acquire(blocking=False):
             operations += (ReceiveClose(0),)
-        start(self._call, operations, self._finished)
+        finish(self._call, operations, self._finished)
 
     def _received(self, event: Done) -> None:
         self._on_message(self, event.batch_operations[0].message())
@@ -107,10 +101,14 @@ class LeanCall(Once):
         if event.batch_operations[0].cancelled():
             self.leave()
             if self._gone:
-                self._call = ENDED
+                self._over()
 
     def _finished(self, _: Done) -> None:
+        self._over()
+
+    def _over(self) -> None:
         self._call = ENDED
+        self._calls.discard(self)
 
 
 class Watch:
@@ -139,8 +137,8 @@ class Watch:
         return None
 
 
-def start(call: CoreCall, operations: tuple[object, ...], tag: Callable[[Done], None]) -> None:
-    """Start a batch; a call whose batch the core does not take (bad trailers, say) ends with INTERNAL."""
+def start(call: CoreCall, operations: tuple[object, ...], tag: Callable[[Done], None]) -> bool:
+    """Start a batch; False when the core does not take it, for trailers that cannot be sent, say."""
     problem: object
     try:
         problem = call.start_server_batch(operations, tag)
@@ -148,7 +146,14 @@ def start(call: CoreCall, operations: tuple[object, ...], tag: Callable[[Done], 
         problem = error
     if problem:
         log.event("batch_refused", logging.ERROR, problem=problem)
-        call.cancel(INTERNAL.code, INTERNAL.details)
+    return not problem
+
+
+def finish(call: CoreCall, operations: tuple[object, ...], tag: Callable[[Done], None]) -> None:
+    """Start a call's last batch; one that cannot be sent is replaced by INTERNAL, so that the call ends in any case."""
+    if not start(call, operations, tag):
+        last = SendStatus(None, INTERNAL.code, INTERNAL.details.encode(), 0)
+        start(call, (SendInitialMetadata(None, 0), last), tag)
 
 
 def deadline_of(event: NewCall) -> float | None:

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import grpc
 
@@ -17,6 +18,14 @@ from server.transports.binding import QUEUE_SHUTDOWN, CompletionQueue, NewCall, 
 
 _DEPTH = 256
 """Calls the core may accept before the thread has looked at the first of them."""
+_STOPPING_POLL = 0.01
+
+
+class OpenCall(Protocol):
+    """A call or stream that may still start batches."""
+
+    def watch(self) -> None:
+        """Ask to be told when the caller goes away, unless that was done."""
 
 
 class LeanServer:
@@ -29,7 +38,11 @@ class LeanServer:
         self._accept: Callable[[NewCall], None] = _refuse
         self._rest: Callable[[], float | None] = _nothing
         self._stopped: Callable[[], None] = _nothing
-        self._running = True
+        self._serving = True
+        self.calls: set[OpenCall] = set()
+        """Those that may still start batches, so must the queue; they enter on the polling thread and leave on any."""
+        self._alive = threading.Lock()
+        """Held while the core stops: its last event may be heard, and the server freed, before shutdown() returns."""
 
     def bind(self, where: str, credentials: grpc.ServerCredentials | None) -> int:
         """Open a port; 0 when the core cannot."""
@@ -55,30 +68,41 @@ class LeanServer:
     def shutdown(self, stopped: Callable[[], None]) -> None:
         """Send GOAWAY and refuse new calls; `stopped` is called on the polling thread, its last act."""
         self._stopped = stopped
-        self._server.shutdown(self._queue, self._on_shutdown)
+        with self._alive:
+            self._server.shutdown(self._queue, self._on_shutdown)
 
     def cancel_all(self) -> None:
         """Cancel every call that is still running; only after shutdown()."""
-        self._server.cancel_all_calls()
+        with self._alive:
+            self._server.cancel_all_calls()
 
     def _run(self) -> None:
-        poll, rest = self._queue.poll, self._rest
-        while self._running:
-            seconds = rest()
-            event = poll(None if seconds is None else time.time() + seconds)  # noqa: TID251  the core's clock
-            tag = event.tag
-            if tag is not None:
-                try:
-                    tag(event)
-                except Exception as error:  # noqa: BLE001  one call's trouble must not end the thread of all calls
-                    log.event("transport_failed", logging.ERROR, cause=error)
-            # Kept over the next poll, an event would keep its call, and a call keeps the server from shutting down.
-            event = tag = None
-        self._server.destroy()
+        while self._serving:
+            self._hear(self._rest())
+        # The server does not wait for calls that were disconnected; but a batch on a queue that is shut down would end
+        # the process.
+        for call in tuple(self.calls):
+            call.watch()
+        while self.calls:
+            self._hear(_STOPPING_POLL)
+        with self._alive:
+            self._server.destroy()
         self._queue.shutdown()
-        while self._queue.poll().completion_type != QUEUE_SHUTDOWN:
+        while self._hear(None) != QUEUE_SHUTDOWN:
             pass
         self._stopped()
+
+    def _hear(self, seconds: float | None) -> int:
+        """Wait for one event, at most `seconds`, and act on it; returns its kind."""
+        event = self._queue.poll(None if seconds is None else time.time() + seconds)  # noqa: TID251  the core's clock
+        tag = event.tag
+        if tag is not None:
+            try:
+                tag(event)
+            except Exception as error:  # noqa: BLE001  one call's trouble must not end the thread of all calls
+                log.event("transport_failed", logging.ERROR, cause=error)
+        kind: int = event.completion_type
+        return kind
 
     def _request(self) -> None:
         self._server.request_call(self._queue, self._queue, self._on_call)
@@ -91,7 +115,7 @@ class LeanServer:
         self._accept(event)
 
     def _on_shutdown(self, _: object) -> None:
-        self._running = False
+        self._serving = False
 
 
 def _refuse(_: object) -> None:

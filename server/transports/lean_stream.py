@@ -18,7 +18,8 @@ from server.transports.binding import (
     SendStatus,
 )
 from server.transports.failure import cancel_current, is_cancelled, to_status
-from server.transports.lean_call import deadline_of, start
+from server.transports.lean_call import deadline_of, finish, start
+from server.transports.lean_server import OpenCall
 
 _T = TypeVar("_T")
 Soon = Callable[..., None]
@@ -28,7 +29,15 @@ Soon = Callable[..., None]
 class LeanStream:
     """One streaming RPC (base.Stream), on the slow lane's loop; the core's events reach it through `soon`."""
 
-    def __init__(self, event: NewCall, method: str, soon: Soon) -> None:
+    def __init__(self, event: NewCall, method: str, soon: Soon, calls: set[OpenCall]) -> None:
+        """Take over a new call, on the polling thread.
+
+        Args:
+            event: as it came from the core.
+            method: the call's path.
+            soon: runs a function on the slow lane's loop.
+            calls: has this stream in it for as long as it may start batches.
+        """
         self.method = method
         self.metadata: Metadata = event.invocation_metadata
         self.peer: str = event.call.peer().decode()
@@ -41,15 +50,23 @@ class LeanStream:
         self._turn_to_write = asyncio.Lock()
         self._begun = False
         self._half_closed = False
+        self._watched = False
+        self._calls = calls
+        calls.add(self)
 
     def time_remaining(self) -> float | None:
         """Seconds until the caller's deadline, None when it set none."""
         return None if self._deadline is None else max(self._deadline - time.monotonic(), 0.0)
 
+    def watch(self) -> None:
+        """Ask to be told when the caller goes away, unless that was done; only after `serve` is on its way."""
+        if not self._watched:
+            self._watched = True
+            self._call.start_server_batch((ReceiveClose(0),), self._closed)
+
     def serve(self, handler: StreamHandler) -> asyncio.Task[None]:
         """Run the handler as a task, which is cancelled when the caller goes away."""
         self._task = asyncio.get_running_loop().create_task(self._run(handler))
-        start(self._call, (ReceiveClose(0),), self._closed)
         return self._task
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -93,10 +110,10 @@ class LeanStream:
             self._end(status)
 
     def _end(self, status: StatusError) -> None:
-        trailers, details = tuple(status.trailers), status.details.encode()
+        trailers, details = tuple(status.trailers), status.details.encode(errors="replace")
         last = SendStatus(trailers, status.code, details, 0)
-        start(self._call, (*self._beginning(), last), _ignore)
-        self._call = ENDED
+        finish(self._call, (*self._beginning(), last), _ignore)
+        self._over()
 
     def _beginning(self) -> tuple[object, ...]:
         if self._begun:
@@ -125,9 +142,13 @@ class LeanStream:
             self._soon(self._leave)
 
     def _leave(self) -> None:
-        self._call = ENDED
+        self._over()
         if self._task is not None:
             self._task.cancel()
+
+    def _over(self) -> None:
+        self._call = ENDED
+        self._calls.discard(self)
 
 
 def _message(event: Done) -> bytes | None:
