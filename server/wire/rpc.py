@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError, Message
 
 from server.errors import TooLarge
 from server.transports.base import Call, StatusCode, Stream, Streaming, Unary
-from server.wire.auth import Scope
+from server.wire.auth import ANYBODY, Identity, Scope
 from server.wire.gate import Gate
 from server.wire.observer import Outcome
 from server.wire.prescan import malformed
@@ -29,13 +29,23 @@ def unary(
     gate: Gate, scope: Scope | None, kind: type[Request], handler: Callable[[Request], Awaitable[Message]]
 ) -> Unary:
     """Frame a unary handler; `scope` None lets anybody call."""
+    return unary_as(gate, scope, kind, lambda request, _: handler(request))
+
+
+def unary_as(
+    gate: Gate,
+    scope: Scope | None,
+    kind: type[Request],
+    handler: Callable[[Request, Identity], Awaitable[Message]],
+    most: int = MAX_MESSAGE_BYTES,
+) -> Unary:
+    """Frame a unary handler that wants to know who calls, for messages of at most `most` bytes."""
 
     async def run(call: Call, data: bytes) -> bytes:
         started = time.monotonic()
         try:
-            if scope is not None:
-                gate.authenticator.check(call.metadata, scope)
-            answer = await handler(parse(kind, data))
+            identity = ANYBODY if scope is None else gate.authenticator.check(call.metadata, scope)
+            answer = await handler(parse(kind, data, most), identity)
             encoded = answer.SerializeToString()
         except Exception as error:
             status = status_error(error, call.method)
@@ -49,13 +59,17 @@ def unary(
 
 def streaming(gate: Gate, scope: Scope | None, handler: Callable[[Stream], Awaitable[None]]) -> Streaming:
     """Frame a streaming handler, which parses its own messages."""
+    return streaming_as(gate, scope, lambda stream, _: handler(stream))
+
+
+def streaming_as(gate: Gate, scope: Scope | None, handler: Callable[[Stream, Identity], Awaitable[None]]) -> Streaming:
+    """Frame a streaming handler that wants to know who calls."""
 
     async def run(stream: Stream) -> None:
         started = time.monotonic()
         try:
-            if scope is not None:
-                gate.authenticator.check(stream.metadata, scope)
-            await handler(stream)
+            identity = ANYBODY if scope is None else gate.authenticator.check(stream.metadata, scope)
+            await handler(stream, identity)
         except asyncio.CancelledError:
             _report(gate, stream, started, StatusCode.CANCELLED, "cancelled")
             raise
