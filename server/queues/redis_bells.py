@@ -25,6 +25,7 @@ class RedisBells:
         self._heard: dict[str, list[Heard]] = {}
         self._task: asyncio.Task[None] | None = None
         self._change = asyncio.Event()
+        self._closing = False
 
     def listen(self, channel: str, heard: Heard) -> None:
         """Call `heard` for every message of `channel` from now on."""
@@ -37,13 +38,14 @@ class RedisBells:
     async def close(self) -> None:
         """Stop listening. Idempotent."""
         if self._task is not None:
+            self._closing = True
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
             await self._pubsub.aclose()
 
     async def _listen(self) -> None:
-        while True:
+        while not self._closing:  # redis-py may swallow a cancellation
             await self._link.wait_available()
             try:
                 await self._subscribe_and_read()
@@ -53,7 +55,7 @@ class RedisBells:
 
     async def _subscribe_and_read(self) -> None:
         subscribed: set[str] = set()
-        while True:
+        while not self._closing:
             self._change.clear()
             missing = set(self._heard) - subscribed
             if missing:

@@ -73,6 +73,7 @@ class RedisLink:
         self._sent: list[_Call] = []
         self._wake = asyncio.Event()
         self._up = asyncio.Event()
+        self._closing = False
         self._known: bool | None = None
         self._epoch: bytes | str | None = None
         self._asked_at: float | None = None
@@ -107,6 +108,7 @@ class RedisLink:
 
     async def close(self) -> None:
         """End every call with QueueUnavailable and close all connections. Idempotent."""
+        self._closing = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -200,7 +202,8 @@ class RedisLink:
             await self._commands.script_load(script.text)
 
     async def _watch_loop(self) -> None:
-        while True:
+        # Not `while True`: redis-py 8.1 was seen to swallow the CancelledError of a command that was being cancelled.
+        while not self._closing:
             await asyncio.sleep(WATCH_INTERVAL)
             await self._ask_epoch()
 
