@@ -22,8 +22,8 @@ import numpy as np
 
 from server.sessions import frames, limits
 from server.sessions.area import Area, align
-from server.sessions.base import BatchError, InstanceDied, OutOfMemory, RunFailed, RunTimedOut
-from server.sessions.dtypes import NUMPY, Array, strings, to_raw
+from server.sessions.base import BatchError, InstanceDied, OutOfMemory, RunTimedOut
+from server.sessions.dtypes import NUMPY, Array, to_array, to_raw
 from server.sessions.ort import OrtSession, SessionRefused, Stop, may_use_gpu, open_session
 from server.sessions.plans import SessionPlan
 from server.spec import TensorSpec
@@ -118,7 +118,8 @@ class Child:
             spec = self._inputs[index]
             if spec.datatype == "BYTES":
                 keep = False
-                feeds[spec.name] = _strings(spec, shape, self._input_area.view[offset : offset + nbytes])
+                data = self._input_area.view[offset : offset + nbytes]
+                feeds[spec.name] = to_array(spec.name, spec.datatype, shape, data)
             else:
                 feeds[spec.name] = np.ndarray(shape, NUMPY[spec.datatype], self._input_area.view, offset)
         if keep:
@@ -146,13 +147,6 @@ class Child:
             words += (at, size, array.ndim, *array.shape)
             at += align(size)
         return words
-
-
-def _strings(spec: TensorSpec, shape: tuple[int, ...], data: memoryview) -> Array:
-    try:
-        return strings(shape, data)
-    except UnicodeDecodeError as error:
-        raise RunFailed(f"input {spec.name!r}: an element is not UTF-8") from error
 
 
 def load(model_fd: int, plan: SessionPlan) -> tuple[OrtSession, dict[str, Any]]:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from server.codec import decode_bytes, encode_bytes
+from server.errors import InvalidRequest
 from server.messages import Buffer
+from server.sessions.base import RunFailed
 
 Array = np.ndarray[Any, np.dtype[Any]]  # numpy.typing would cost every child 20 ms of its start
 
@@ -49,20 +51,27 @@ DATATYPE_OF_ONNX: dict[str, str] = {
 """ONNX Runtime's name of a tensor type -> ours; a type that is not here cannot be served."""
 
 
-def to_array(datatype: str, shape: tuple[int, ...], data: Buffer) -> Array:
-    """Return raw tensor bytes as an array; a view of `data` unless the datatype is BYTES.
+def to_array(name: str, datatype: str, shape: tuple[int, ...], data: Buffer) -> Array:
+    """Return the raw bytes of the tensor `name` as an array; a view of `data` unless the datatype is BYTES.
 
     Raises:
-        ValueError: the bytes are not as many as the shape says, or a string is not UTF-8.
-        InvalidRequest: BYTES lengths that do not add up.
+        RunFailed: the bytes are not what the shape says, or a string is not UTF-8.
     """
-    if datatype == "BYTES":
-        return strings(shape, data)
-    return np.ndarray(shape, NUMPY[datatype], memoryview(data))
+    try:
+        return strings(shape, data) if datatype == "BYTES" else np.ndarray(shape, NUMPY[datatype], memoryview(data))
+    except UnicodeDecodeError as error:
+        raise RunFailed(f"input {name!r}: an element is not UTF-8") from error
+    except (InvalidRequest, ValueError, TypeError) as error:
+        raise RunFailed(f"input {name!r}: {error}") from error
 
 
 def strings(shape: tuple[int, ...], data: Buffer) -> Array:
-    """Return raw BYTES as an object array of str. Raises what `to_array` does."""
+    """Return raw BYTES as an object array of str.
+
+    Raises:
+        InvalidRequest: lengths that do not add up.
+        ValueError: not as many elements as the shape says, or one that is not UTF-8.
+    """
     elements = [element.decode() for element in decode_bytes(data)]
     array = np.empty(len(elements), dtype=object)
     array[:] = elements

@@ -13,7 +13,7 @@ from queue import SimpleQueue
 
 from server.errors import ModelLoadFailed
 from server.log import event
-from server.sessions.base import BatchDone, BatchError, BatchOutputs, InstanceDied, Part, RunFailed, RunTimedOut
+from server.sessions.base import BatchDone, BatchError, BatchOutputs, InstanceDied, Part, RunTimedOut
 from server.sessions.dtypes import Array, to_array, to_raw
 from server.sessions.layout import BatchLayout, Output
 from server.sessions.ort import OrtSession, SessionRefused, Stop, open_session
@@ -154,10 +154,7 @@ class InlineInstance:
         for column in self._layout.gather(parts):
             spec = self._spec.inputs[column.index]
             data = column.chunks[0] if len(column.chunks) == 1 else b"".join(column.chunks)
-            try:
-                feeds[spec.name] = to_array(spec.datatype, column.shape, data)
-            except UnicodeDecodeError as error:
-                raise RunFailed(f"input {spec.name!r}: an element is not UTF-8") from error
+            feeds[spec.name] = to_array(spec.name, spec.datatype, column.shape, data)
         return feeds
 
     def _finish(self, run: _Run) -> bool:

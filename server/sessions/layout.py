@@ -40,6 +40,7 @@ class BatchLayout:
         self.inputs = spec.inputs
         self.outputs = spec.outputs
         self._index = {tensor.name: index for index, tensor in enumerate(spec.inputs)}
+        self._plain = [_plain(tensor) if spec.batches else None for tensor in spec.inputs]
 
     def gather(self, parts: Sequence[Part]) -> list[Column]:
         """Return the inputs of one batch, in the order the parts bring them.
@@ -50,24 +51,38 @@ class BatchLayout:
         if not self.batches and len(parts) != 1:
             raise RunFailed(f"a model without a batch dimension runs 1 request at a time, {len(parts)} came")
         rows = sum([part.rows for part in parts])
-        return [self._column(place, rows, parts) for place in range(len(parts[0].inputs))]
+        try:
+            columns = list(zip(*[part.inputs for part in parts], strict=True))
+        except ValueError as error:
+            raise RunFailed("requests with different inputs in one batch") from error
+        return [self._column(rows, tensors) for tensors in columns]
 
-    def _column(self, place: int, rows: int, parts: Sequence[Part]) -> Column:
-        first = parts[0].inputs[place]
+    def _column(self, rows: int, tensors: Sequence[Tensor]) -> Column:
+        first = tensors[0]
         index = self._index.get(first.name, -1)
         if index < 0:
             raise RunFailed(f"expected the inputs {list(self._index)}, {first.name!r:.64} came")
-        spec = self.inputs[index]
-        shape = (rows, *first.shape[1:]) if self.batches else first.shape
-        chunks: list[Buffer] = [part.inputs[place].data for part in parts]
+        chunks = [tensor.data for tensor in tensors]
         nbytes = sum(map(len, chunks))
-        if len(parts) > 1 and -1 in spec.shape[1:]:
-            _check_alike(place, parts)
-        if first.datatype != "BYTES" and nbytes != math.prod(shape) * ITEM_BYTES[first.datatype]:
-            raise RunFailed(f"input {spec.name!r}: shape {list(shape)} of {first.datatype} came with {nbytes} bytes")
+        plain = self._plain[index]
+        if plain is not None and nbytes == rows * plain[1]:
+            return Column(index, (rows, *plain[0]), chunks, nbytes)
+        return self._odd_column(Column(index, (), chunks, nbytes), rows, tensors)
+
+    def _odd_column(self, column: Column, rows: int, tensors: Sequence[Tensor]) -> Column:
+        """Work out the shape of a column whose rows are not all of one size by promise."""
+        first, spec = tensors[0], self.inputs[column.index]
+        shape = (rows, *first.shape[1:]) if self.batches else first.shape
+        if len(tensors) > 1 and -1 in spec.shape[1:]:
+            _check_alike(tensors)
+        if first.datatype != "BYTES" and column.nbytes != math.prod(shape) * ITEM_BYTES[first.datatype]:
+            raise RunFailed(
+                f"input {spec.name!r}: shape {list(shape)} of {first.datatype} came with {column.nbytes} bytes"
+            )
         if spec.reshape is not None:
             shape = reshaped(shape, spec.reshape, batches=self.batches)
-        return Column(index, shape, chunks, nbytes)
+        column.shape = shape
+        return column
 
     def scatter(self, outputs: Sequence[Output], parts: Sequence[Part]) -> list[tuple[Tensor, ...]]:
         """Return each part's own rows of every output, as bytes of their own.
@@ -94,6 +109,10 @@ class BatchLayout:
         if spec.datatype == "BYTES":
             return _cut_bytes(spec, tail, data, parts)
         stride = len(data) // rows
+        if rows == len(parts) and stride:
+            one = (1, *tail)
+            name, datatype = spec.name, spec.datatype
+            return [Tensor(name, datatype, one, data[at : at + stride]) for at in range(0, len(data), stride)]
         tensors, at = [], 0
         for part in parts:
             end = at + part.rows * stride
@@ -113,10 +132,17 @@ def _cut_bytes(spec: TensorSpec, tail: tuple[int, ...], data: bytes, parts: Sequ
     return tensors
 
 
-def _check_alike(place: int, parts: Sequence[Part]) -> None:
-    first = parts[0].inputs[place]
-    for part in parts:
-        tensor = part.inputs[place]
+def _plain(tensor: TensorSpec) -> tuple[tuple[int, ...], int] | None:
+    """Return the shape and the bytes of a row where both are fixed, None where each batch must be looked at."""
+    tail = tensor.shape[1:]
+    if tensor.datatype == "BYTES" or tensor.reshape is not None or -1 in tail:
+        return None
+    return tail, math.prod(tail) * ITEM_BYTES[tensor.datatype]
+
+
+def _check_alike(tensors: Sequence[Tensor]) -> None:
+    first = tensors[0]
+    for tensor in tensors:
         if tensor.shape[1:] != first.shape[1:]:
             raise RunFailed(
                 f"input {first.name!r}: rows of shape {list(first.shape[1:])} and {list(tensor.shape[1:])} in one batch"

@@ -1,4 +1,4 @@
-"""The only home of onnxruntime: opens sessions, runs them, and translates everything it raises, once.
+"""The home of onnxruntime, with cuda.py: opens sessions, runs them, and translates everything it raises, once.
 
 Providers are always explicit: ONNX Runtime otherwise falls back to the CPU in silence, both when a session opens
 (a missing CUDA library) and in the middle of a run (`enable_fallback`). Nothing above this module sees an

@@ -217,6 +217,14 @@ def test_text_that_is_not_utf8_fails(make: Make) -> None:
     assert "UTF-8" in str(outcome)
 
 
+@pytest.mark.parametrize("data", [b"\x09\x00\x00\x00a", b"\x01\x00\x00\x00a" * 2, b"a"])
+def test_text_that_is_not_what_its_lengths_say_fails_the_run_only(make: Make, data: bytes) -> None:
+    instance = make(models.upper())
+
+    assert isinstance(run(instance, part(Tensor("text", "BYTES", (1, 1), data))), RunFailed)
+    assert instance.available
+
+
 @pytest.mark.parametrize("size", [1 << 42, 1 << 46])
 def test_an_output_that_no_memory_holds_is_out_of_memory(make: Make, size: int) -> None:
     instance = make(models.expand())
