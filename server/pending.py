@@ -9,9 +9,9 @@ from typing import Protocol
 
 from typing_extensions import override
 
-from server.batcher import Entry, Piece
 from server.codec import join_rows, split_rows
 from server.errors import ServingError
+from server.lanes import Entry, Piece
 from server.messages import InferRequest, InferResponse, Reply, Tensor, Ticket, Timing
 from server.sessions.base import BatchOutputs, Part
 from server.spec import ModelSpec

@@ -11,8 +11,8 @@ This module must never know locks or instances: it sorts pieces into lists.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from server.batcher import Piece
 from server.errors import DeadlineExceeded, InferenceFailed, InvalidValues, ServingError
+from server.lanes import Piece
 from server.pending import Pending
 from server.sessions.base import BatchError, InstanceDied, OutOfMemory, RunFailed, RunTimedOut
 

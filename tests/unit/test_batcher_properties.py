@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from server import batcher as module
-from server.batcher import MAX_WASTE, Batcher, Entry
+from server.batcher import MAX_WASTE, Batcher
 from server.cost import CostCurve
+from server.lanes import Entry
 from server.spec import BatchPolicy
 
 

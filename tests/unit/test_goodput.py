@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from server.batcher import Batcher, Entry
+from server.batcher import Batcher
 from server.cost import CostCurve
+from server.lanes import Entry
 from server.spec import BatchPolicy
 from tests.unit.simulation import linear
 
