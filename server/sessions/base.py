@@ -99,7 +99,10 @@ class Instance(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CostPoint:
-    """The measured time of one batch size: rows and the median seconds of a run."""
+    """The measured time of one batch size: rows and the seconds of an undisturbed run.
+
+    That is the fastest of several: other versions load and serve on the same cores meanwhile.
+    """
 
     rows: int
     seconds: float
