@@ -63,3 +63,30 @@ train: dev ## train a model and write it to model_store (MODEL=churn|mnist|senti
 
 clean: ## remove what the targets above made
 	rm -rf $(SERVER) $(DEV) .mypy_cache .ruff_cache .pytest_cache .hypothesis out *.egg-info
+
+# --- deploy ---
+CHECK := .venv-check
+.PHONY: up down compose-test dashboards check-deploy check-tools
+
+up: ## start server, Prometheus and Grafana in containers (FILES="-f docker-compose.yml -f docker-compose.gpu.yml")
+	docker compose $(FILES) up --build --detach --wait $(ARGS)
+
+down: ## stop them; the data stays in the volumes
+	docker compose $(FILES) --profile traffic down $(ARGS)
+
+compose-test: dev ## the compose file on a real engine of its own, end to end (root on Debian; skipped elsewhere)
+	PYTHON=$(BIN)/python deploy/compose-test.sh $(ARGS)
+
+dashboards: dev ## regenerate Grafana's dashboards and docs/metrics.md
+	$(BIN)/python -m deploy.grafana.dashboards
+	$(BIN)/python -m deploy.check.metrics_page
+
+lint: check-deploy
+check-deploy: dev ## dashboards, Prometheus rules, Dockerfile, compose files and Helm chart, by the tools that are here
+	$(BIN)/python -m deploy.check
+
+check-tools: $(CHECK)/.done ## install hadolint, Helm as a library and the Kubernetes schemas into .venv-check
+$(CHECK)/.done: deploy/check/requirements.txt
+	$(PYTHON) -m venv $(CHECK)
+	$(CHECK)/bin/pip $(PIP) -r deploy/check/requirements.txt
+	@touch $@

@@ -4,8 +4,6 @@ Ready means that every model loaded and that the server is not draining. It must
 interpreter every ten seconds should cost milliseconds.
 """
 
-# ruff: noqa: INP001 - a script that is copied into the images, not a package
-
 import http.client
 import os
 import sys

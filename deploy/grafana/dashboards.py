@@ -1,10 +1,8 @@
-"""The dashboards, as questions: `python deploy/grafana/dashboards.py [--check]` writes dashboards/*.json.
+"""The dashboards, as questions: `python -m deploy.grafana.dashboards [--check]` writes dashboards/*.json.
 
 The JSON is committed, so that Grafana provisions it as it is; `--check` (part of `make lint`) fails when it differs
 from what this file says. deploy/render_dashboards.py draws the same panels without Grafana.
 """
-
-# ruff: noqa: INP001 - a script beside what it writes
 
 import argparse
 import json
@@ -12,12 +10,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from panels import Json, Query, dashboard, heat, lines, number, table
+from deploy.grafana.panels import Json, Query, dashboard, heat, lines, number, table
 
 TARGET = Path(__file__).resolve().parent / "dashboards"
 RATE = "[$__rate_interval]"
 PICK = 'model=~"$model"'
-PREDICTIONS = 'method=~".*(ModelInfer|ModelStreamInfer|PredictChurn|ClassifyDigit|AnalyzeSentiment)"'
+PREDICTIONS = 'method=~"ModelInfer|ModelStreamInfer|PredictChurn|ClassifyDigit|AnalyzeSentiment"'
 FAULTS = 'code=~"INTERNAL|UNKNOWN|DATA_LOSS|UNAVAILABLE"'
 
 

@@ -4,8 +4,6 @@ Plain dictionaries in the shape Grafana exports (schema 39, Grafana 10 and later
 exist pin a Grafana version each. It must never know what is shown, but for the one metric that lists the models.
 """
 
-# ruff: noqa: INP001 - imported by the script beside it
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,0 +1,99 @@
+"""Does a running platform show what it should? `python -m deploy.check.live http://HOST:PORT` asks its Prometheus.
+
+Every target is up, every rule evaluates, every expression of every dashboard has data, and so has every metric that an
+alert reads; what may be empty is listed below with the reason. Part of deploy/compose-test.sh.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+
+from deploy.grafana.queries import METRIC, Prometheus, load, questions
+
+QUIET = {
+    "sluice_rejected_total": "nothing was refused",
+    "sluice_dropped_total": "nothing was given up in the queue",
+    "sluice_model_load_failures_total": "every version loaded",
+    "sluice_cache_hits_total": "no model has a response cache",
+    "sluice_cache_misses_total": "no model has a response cache",
+    "sluice:refused:ratio_rate5m": "nothing was refused",
+    "nv_gpu_utilization": "no GPU",
+    "nv_gpu_memory_used_bytes": "no GPU",
+    "nv_gpu_memory_total_bytes": "no GPU",
+    "nv_gpu_power_usage": "no GPU",
+}
+"""Metrics that may be missing, and why; an expression that reads one of them may be empty."""
+
+WITHOUT_REDIS = dict.fromkeys(
+    (
+        "sluice_jobs_total",
+        "sluice_jobs_depth",
+        "sluice_jobs_oldest_age_seconds",
+        "sluice_jobs_dead",
+        "sluice_redis_up",
+        "sluice_redis_durable",
+        "sluice_redis_data_lost_total",
+    ),
+    "no Redis",
+)
+"""What only a platform with Redis has."""
+
+
+class Findings:
+    """What was asked, what was empty for a good reason, and what was wrong."""
+
+    def __init__(self, server: Prometheus, excused: dict[str, str]) -> None:
+        self._server = server
+        self._excused = excused
+        self.asked = 0
+        self.quiet: dict[str, set[str]] = {}
+        self.wrong: list[str] = []
+
+    def ask(self, what: str, expr: str) -> None:
+        """Expect data of an expression, or a metric in it that may be missing."""
+        self.asked += 1
+        if self._server.now(expr):
+            return
+        reasons = {self._excused[name] for name in METRIC.findall(expr) if name in self._excused}
+        if reasons:
+            self.quiet.setdefault(", ".join(sorted(reasons)), set()).add(what)
+        else:
+            self.wrong.append(f"{what}: expected data, got none from {expr}")
+
+    def report(self) -> Iterator[str]:
+        """Yield the lines that a reader wants."""
+        yield f"{self.asked} expressions asked, {sum(map(len, self.quiet.values()))} empty as expected"
+        yield from (f"  empty, {why}: {', '.join(sorted(what))}" for why, what in sorted(self.quiet.items()))
+        yield from self.wrong
+
+
+def examine(server: Prometheus, *, redis: bool) -> Findings:
+    """Ask everything there is to ask. Raises OSError when Prometheus does not answer."""
+    findings = Findings(server, QUIET if redis else QUIET | WITHOUT_REDIS)
+    for target in server.get("targets")["activeTargets"]:
+        if target["health"] != "up":
+            findings.wrong.append(f"target {target['scrapeUrl']}: expected up, got {target['lastError']}")
+    for group in server.get("rules")["groups"]:
+        for rule in group["rules"]:
+            if rule["health"] != "ok":
+                findings.wrong.append(f"rule {rule['name']}: expected ok, got {rule.get('lastError', rule['health'])}")
+            for name in sorted(set(METRIC.findall(rule["query"]))):
+                findings.ask(f"{rule['name']} reads {name}", name)
+    for question in questions(load()):
+        findings.ask(f"{question.dashboard} / {question.panel}", question.expr)
+    return findings
+
+
+def main() -> int:
+    """Print the findings; 1 when something is wrong."""
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n", maxsplit=1)[0])
+    parser.add_argument("prometheus", metavar="http://HOST:PORT")
+    parser.add_argument("--redis", action="store_true", help="the platform has Redis: its metrics must be there")
+    arguments = parser.parse_args()
+    findings = examine(Prometheus(arguments.prometheus), redis=arguments.redis)
+    sys.stdout.writelines(f"{line}\n" for line in findings.report())
+    return int(bool(findings.wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+#!/usr/bin/env bash
+# docker-compose.yml on a real Docker engine, end to end: `deploy/compose-test.sh [--keep] [--plots DIR]`.
+#
+# Starts an engine of its own (deploy/check/engine.sh; needs root on Debian, says so and does nothing elsewhere), builds
+# the images, puts Debian packages in the place of images that cannot be pulled, and then holds the platform to what
+# docs/operations.md says of it. The last line is the verdict; what it printed last is kept in that page.
+#   --keep        leave the engine and its data for the next run
+#   --plots DIR   draw the dashboards from this run's Prometheus into DIR
+set -euo pipefail
+cd "$(dirname "$0")/.."
+ENGINE=deploy/check/engine.sh
+PYTHON=${PYTHON:-.venv/bin/python}
+TRAFFIC_SECONDS=${TRAFFIC_SECONDS:-90}
+keep='' plots='' passed=0 failed=0
+while [ $# -gt 0 ]; do
+  case $1 in
+    --keep) keep=1; shift ;;
+    --plots) plots=$2; shift 2 ;;
+    *) echo "compose-test: expected --keep or --plots DIR, got $1" >&2; exit 2 ;;
+  esac
+done
+
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || ! command -v nsenter >/dev/null; then
+  echo "compose-test: skipped: an engine of its own needs root on a Debian machine"
+  exit 0
+fi
+
+scratch=$(mktemp -d)
+compose() { "$ENGINE" docker compose "$@"; }
+inside() { "$ENGINE" inside "$@"; }
+say() { printf '\n== %s\n' "$*"; }
+
+# check NAME COMMAND...: one line and one point
+check() {
+  local name=$1 start
+  shift
+  start=$SECONDS
+  if "$@" >"$scratch/out" 2>&1; then
+    passed=$((passed + 1))
+    printf 'ok      %s (%s s)\n' "$name" "$((SECONDS - start))"
+  else
+    failed=$((failed + 1))
+    printf 'FAILED  %s\n' "$name"
+  fi
+  sed 's/^/          /' "$scratch/out"
+}
+
+finish() {
+  compose --profile traffic down --volumes --timeout 60 >/dev/null 2>&1 || true
+  if [ -n "$keep" ]; then "$ENGINE" stop; else "$ENGINE" clean; fi
+  rm -rf "$scratch"
+}
+
+image_of() { compose config --format json | "$PYTHON" -c "import json,sys; print(json.load(sys.stdin)['services']['$1']['image'])"; }
+exit_codes() { compose ps --all --format '{{.Service}} {{.ExitCode}}' | sort; }
+container() { compose ps --quiet "$1" | head -1; }
+
+valid_files() {
+  for override in '' gpu secure; do
+    compose --file docker-compose.yml ${override:+--file docker-compose.$override.yml} config --quiet || return 1
+  done
+}
+
+predict() {
+  inside "$PYTHON" -m server predict churn --geography Spain --credit-score 500 --gender Female --age 40 --tenure 3 \
+    --balance 50000 --products 2 --has-card --active --salary 40000
+}
+
+answers_within() {
+  local until=$((SECONDS + $1))
+  until predict; do [ "$SECONDS" -lt "$until" ] || return 1; sleep 0.2; done
+}
+
+traffic() { inside "$PYTHON" -m deploy.traffic --seconds "$@"; }
+
+# kill -9 from outside, as the kernel would: unlike `docker kill` it leaves the restart policy in force
+crash_server() { kill -9 "$("$ENGINE" docker inspect --format '{{.State.Pid}}' "$(container server)")"; }
+
+restarts() { ask 'sum(sluice_session_restarts_total)'; }
+ask() {
+  inside "$PYTHON" -c 'import sys; from deploy.grafana.queries import Prometheus
+print(*(one["value"][1] for one in Prometheus("http://127.0.0.1:9090").now(sys.argv[1])))' "$1"
+}
+
+# the newest process of the container is a session child; no call may notice that it dies
+child_dies_unnoticed() {
+  local client before
+  before=$(restarts)
+  traffic 15 &
+  client=$!
+  sleep 4
+  kill -9 "$("$ENGINE" docker top "$(container server)" -eo pid,args | awk 'NR > 1 {pid = $1} END {print pid}')"
+  wait "$client" || return 1
+  sleep 6   # a scrape
+  echo "sluice_session_restarts_total: $before before, $(restarts) after"
+  [ "$(restarts)" -gt "$before" ]
+}
+
+no_secret_no_compiler() {
+  "$ENGINE" docker run --rm --network none --entrypoint sh "$(image_of server)" -c '
+    wrong=0
+    for name in gcc cc g++ make; do command -v $name && wrong=1; done
+    for path in torch pip setuptools; do ls -d /opt/sluice/lib/python3*/site-packages/$path 2>/dev/null && wrong=1; done
+    find / -xdev \( -path "*/.cache/pip" -o -name "*.whl" -path "/opt/*" -o -name "*.key" -o -name ".env" \) | grep . && wrong=1
+    env | grep -iE "key|secret|token|passw" && wrong=1
+    touch /opt/sluice/x 2>/dev/null && wrong=1
+    [ "$(id -u)" = 65532 ] || wrong=1
+    exit $wrong'
+}
+
+own_size() {   # bytes on top of the base image; the official python:3.11-slim brings about 125 MB more
+  local image base
+  image=$("$ENGINE" docker image inspect --format '{{.Size}}' "$(image_of server)")
+  base=$("$ENGINE" docker image inspect --format '{{.Size}}' python:3.11-slim)
+  echo "$(((image - base) / 1000000)) MB of our own on a base of $((base / 1000000)) MB"
+  [ $((image - base)) -lt 175000000 ]
+}
+
+stops_cleanly() {
+  traffic 12 --rate 40 >"$scratch/stop-traffic" 2>&1 &
+  local client=$! start=$SECONDS codes
+  sleep 3
+  compose stop server 2>/dev/null
+  echo "docker compose stop server: $((SECONDS - start - 3)) s of 60 s grace"
+  wait "$client" || true
+  compose stop 2>/dev/null
+  codes=$(exit_codes)
+  echo "exit codes: $(tr '\n' ' ' <<<"$codes")"
+  compose logs --no-log-prefix server | grep -oE '\{.*"(draining|stopped)".*' | tail -2
+  ! grep -vE ' (0|)$' <<<"$codes"
+}
+
+# a function, so that the whole script is read before any of it runs
+main() {
+  trap finish EXIT
+
+  say "engine and images"
+  "$ENGINE" setup
+  "$ENGINE" start build
+  "$ENGINE" base
+  "$ENGINE" docker build --quiet --network host --file deploy/Dockerfile --target server --tag "$(image_of server)" . >/dev/null
+  "$ENGINE" standin "$(image_of prometheus)" prometheus prometheus
+  check "image: no torch, no compiler, no pip, no secret, not root" no_secret_no_compiler
+  check "image: its own layers are below 175 MB" own_size
+
+  say "docker compose up"
+  "$ENGINE" start run
+  check "every combination of files is valid" valid_files
+  check "up, healthy in order" compose up --detach --no-build --pull never --wait --wait-timeout 120 server prometheus
+  compose ps --format 'table {{.Service}}\t{{.Status}}\t{{.Ports}}'
+  check "a prediction through the published port" predict
+
+  say "traffic, and what Prometheus says of it"
+  check "every call ends as it should" traffic "$TRAFFIC_SECONDS"
+  check "an overload is refused, in time and with the right code" \
+    traffic 10 --rate 900 --deadline 0.02 --accept RESOURCE_EXHAUSTED,DEADLINE_EXCEEDED
+  check "kill -9 of a session child under traffic: no call fails" child_dies_unnoticed
+  check "targets up, rules evaluate, dashboards and alerts have data" inside "$PYTHON" -m deploy.check.live http://127.0.0.1:9090
+  if [ -n "$plots" ]; then
+    check "dashboards drawn" inside "$PYTHON" -m deploy.render_dashboards http://127.0.0.1:9090 --out "$plots" \
+      --minutes "$((TRAFFIC_SECONDS / 60 + 1))"
+  fi
+
+  say "a crash"
+  crash_server
+  check "kill -9 of the server: answering again within 30 s" answers_within 30
+
+  say "docker compose stop"
+  check "everything ends with 0 inside its grace" stops_cleanly
+
+  say "verdict"
+  echo "compose-test: $passed passed, $failed failed"
+  [ "$failed" = 0 ]
+}
+
+main; exit

@@ -1,0 +1,1 @@
+"""The dashboards and the small language that they are written in."""

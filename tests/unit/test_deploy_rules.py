@@ -1,0 +1,61 @@
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PROMETHEUS = ROOT / "deploy" / "prometheus"
+ALERTS = (PROMETHEUS / "rules" / "alerts.yml").read_text()
+NAMES = re.findall(r"- alert: (\w+)", ALERTS)
+
+
+def promtool(*words):
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is not installed")
+    return subprocess.run(["promtool", *map(str, words)], capture_output=True, text=True, check=False)
+
+
+def test_every_alert_has_a_section_of_the_runbook_and_the_runbook_no_other():
+    sections = re.findall(r"^## (Sluice\w+)", (ROOT / "docs" / "runbook.md").read_text(), flags=re.MULTILINE)
+    linked = re.findall(r"runbook_url: docs/runbook\.md#(\w+)", ALERTS)
+
+    assert sections == NAMES
+    assert linked == [name.lower() for name in NAMES]
+
+
+def test_every_alert_has_a_severity_and_fires_in_a_rule_test():
+    tests = "".join(path.read_text() for path in (PROMETHEUS / "tests").glob("*.yml"))
+    fired = set(re.findall(r"alertname: (\w+)\n\s+exp_alerts:\n", tests))
+
+    assert len(re.findall(r"severity: (?:page|ticket)\}", ALERTS)) == len(NAMES)
+    assert fired == set(NAMES)
+
+
+def test_the_rules_do_what_their_tests_say():
+    done = promtool("test", "rules", *sorted((PROMETHEUS / "tests").glob("*.yml")))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("> 14.4 * 0.001 and", "> 40 * 0.001 and"),
+        ('"INTERNAL|UNKNOWN|DATA_LOSS|UNAVAILABLE"', '"INTERNAL"'),
+        ("(sluice_queue_oldest_age_seconds) > 1", "(sluice_queue_oldest_age_seconds) > 10"),
+        ("unless sluice_model_load_failures_total offset 15m", "unless sluice_model_load_failures_total offset 1m"),
+        ("max by (model) (sluice_jobs_dead)", "(sluice_jobs_dead)"),
+    ],
+)
+def test_a_rule_that_is_bent_is_noticed(tmp_path, right, wrong):
+    folder = tmp_path / "prometheus"
+    shutil.copytree(PROMETHEUS, folder)
+    for path in (folder / "rules").glob("*.yml"):
+        path.write_text(path.read_text().replace(right, wrong))
+    assert any(wrong in path.read_text() for path in (folder / "rules").glob("*.yml"))
+
+    done = promtool("test", "rules", *sorted((folder / "tests").glob("*.yml")))
+
+    assert done.returncode != 0
