@@ -317,7 +317,8 @@ class Bench:
         """Run a streaming method to its end. Raises StatusError."""
         handler = self.methods[stream.method]
         assert isinstance(handler, Streaming)
-        await handler.handler(stream)
+        async with asyncio.timeout(10):
+            await handler.handler(stream)
 
 
 def text(*elements):

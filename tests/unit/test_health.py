@@ -63,6 +63,10 @@ async def test_a_watcher_hears_of_each_change_once(bench):
     assert await heard(stream) == SERVING
 
     bench.lifecycle.ring()  # nothing changed
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert stream.sent.empty()
+
     bench.catalog.absent.add("mnist")
     bench.lifecycle.ring()
     assert await heard(stream) == NOT_SERVING

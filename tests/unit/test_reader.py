@@ -157,6 +157,23 @@ def test_an_answer_is_byte_for_byte_what_protobuf_writes(name, request_id, tenso
         assert encode(answer, layout) == expected.SerializeToString()
 
 
+def test_one_layout_answers_in_more_than_one_shape():
+    layout = Layout(wire.spec("m", [], []), [], 1, Asked())
+    for length in (2, 5, 2):
+        answer = InferResponse("m", "1", "", (Tensor("y", "UINT8", (1, length), bytes(length)),))
+        read = pb.ModelInferResponse.FromString(encode(answer, layout))
+
+        assert (list(read.outputs[0].shape), len(read.raw_output_contents[0])) == ([1, length], length)
+
+
+def test_shapes_of_answers_are_not_remembered_without_end():
+    layout = Layout(wire.spec("m", [], []), [], 1, Asked())
+    for length in range(1, 200):
+        encode(InferResponse("m", "1", "", (Tensor("y", "UINT8", (length,), bytes(length)),)), layout)
+
+    assert len(layout.heads) <= 64
+
+
 @given(st.integers(0, (1 << 64) - 1))
 def test_varints_round_trip(value):
     data = encode_varint(value)

@@ -155,8 +155,16 @@ def test_the_version_asked_for_must_exist(request_version, code):
     assert error.value.code is code
 
 
-def test_another_model_under_the_name_is_not_guessed_at():
-    bench = Bench(wire.spec("sentiment", [("tokens", "INT64", (-1, -1))], [("probabilities", "FP32", (-1, 2))]))
+@pytest.mark.parametrize(
+    ("given", "gives"),
+    [
+        (("tokens", "INT64", (-1, -1)), ("probabilities", "FP32", (-1, 2))),
+        (("text", "BYTES", (-1, 1)), ("probabilities", "FP32", (-1, 5))),
+        (("text", "BYTES", (-1, 1)), ("stars", "FP32", (-1, 2))),
+    ],
+)
+def test_another_model_under_the_name_is_not_guessed_at(given, gives):
+    bench = Bench(wire.spec("sentiment", [given], [gives]))
     with pytest.raises(StatusError, match="has other tensors than this method knows") as error:
         call(bench, "AnalyzeSentiment", pb.AnalyzeSentimentRequest(texts=["x"]))
 
