@@ -4,7 +4,8 @@
 and retires, `snapshot.py` and `index.py` are what readers look at.
 """
 
-from server.repository.repository import Options, Repository
+from server.repository.options import Options
+from server.repository.repository import Repository
 from server.repository.served import Served, Service
 from server.repository.turnover import Observer
 

@@ -2,7 +2,8 @@
 
     none        every model of the store is loaded at start; nothing changes after that
     poll        the same, and the store is looked at again every few seconds
-    explicit    only the models named at start are loaded, the others when RepositoryModelLoad asks for them
+    explicit    only the models named at start are loaded, the others when RepositoryModelLoad asks for them; the store
+                is looked at all the same, so that the index shows what could be loaded
 
 What readers see is a snapshot that is replaced whole, so `find` takes no lock and works on any thread. All changes
 happen on one event loop, one at a time per model, and everything that blocks runs in a thread of its own. A caller
@@ -14,19 +15,12 @@ This module must never know a wire, a transport or a runtime.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, Literal
+from typing import Any, Generic
 
 from server import log
 from server.catalog import IndexEntry
-from server.errors import (
-    FailedPrecondition,
-    InvalidRequest,
-    ModelNotFound,
-    ModelNotReady,
-    ServingError,
-    ShuttingDown,
-)
+from server.errors import FailedPrecondition, ModelNotFound, ModelNotReady, ServingError, ShuttingDown
+from server.repository.options import Options, override_of
 from server.repository.rounds import Loading
 from server.repository.served import S, Served
 from server.repository.threads import in_thread
@@ -34,24 +28,8 @@ from server.repository.turnover import Observer, Turnover
 from server.sessions.base import LoadedModel, Loader
 from server.store import Fingerprint, Store, StoreError
 
-CLOSE_TIMEOUT = 5.0
+CLOSE_TIMEOUT = 2.0
 """Seconds `close` waits for loads that are under way before it leaves them to end by themselves."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How models are managed. Durations are seconds.
-
-    `startup` names the models that explicit control loads at start, "*" means all. `drain_timeout` bounds how long a
-    version that left service may go on with its requests; `parallel_loads` how many versions load at once.
-    """
-
-    control: Literal["none", "poll", "explicit"]
-    startup: tuple[str, ...]
-    poll_seconds: float
-    strict_readiness: bool
-    drain_timeout: float
-    parallel_loads: int = 2
 
 
 class Repository(Generic[S]):
@@ -72,7 +50,7 @@ class Repository(Generic[S]):
         self._locks: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._seen: Mapping[str, Fingerprint | None] = {}
-        self._wanted: set[str] = set()
+        self._wanted: frozenset[str] = frozenset()
         self._started = False
         self._polling: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
@@ -139,10 +117,11 @@ class Repository(Generic[S]):
         """
         self._seen = await in_thread("scan-store", self._look)
         names = self._startup_names()
-        self._wanted.update(names)
-        await asyncio.gather(*(self._spawn(self._bring(name, None)) for name in names), return_exceptions=True)
+        self._wanted = frozenset(names)
+        if names:
+            await asyncio.wait([self._spawn(self._bring(name, None)) for name in names])
         self._started = True
-        if self._options.control == "poll":
+        if self._options.control != "none":
             self._polling = asyncio.get_running_loop().create_task(self._poll())
             self._polling.add_done_callback(self._finished)
 
@@ -157,7 +136,7 @@ class Repository(Generic[S]):
             ShuttingDown: draining.
         """
         self._check_control()
-        override = _override(parameters)
+        override = override_of(parameters)
         self._seen = await in_thread("scan-store", self._look)
         if name not in self._seen:
             raise ModelNotFound(f"model {name[:64]!r}: the model store has no such model")
@@ -178,13 +157,15 @@ class Repository(Generic[S]):
         """Look at the store once and start what its changes ask for. A store that cannot be read changes nothing."""
         try:
             found = await in_thread("scan-store", self._look)
-        except StoreError as error:
+        except (StoreError, OSError) as error:
             log.event("model_store_unreadable", logging.ERROR, reason=str(error))
             return
         if self._seen and not found:
             log.event("model_store_empty", logging.ERROR, reason="every model is gone at once; going on with them")
             return
         before, self._seen = self._seen, found
+        if self._options.control != "poll":
+            return
         for name in before.keys() - found.keys():
             self._spawn(self._withdraw(name, forget=True))
         for name, fingerprint in found.items():
@@ -218,7 +199,7 @@ class Repository(Generic[S]):
             self._check_open()
             outcome = await self._loading.run(name, override)
             if self._turnover.snapshot.versions(name):
-                self._wanted.add(name)
+                self._wanted |= {name}
         for served in outcome.left:
             self._spawn(self._turnover.retire(served))
         if outcome.error is not None:
@@ -226,7 +207,7 @@ class Repository(Generic[S]):
 
     async def _withdraw(self, name: str, *, forget: bool = False) -> None:
         async with self._locks.setdefault(name, asyncio.Lock()):
-            self._wanted.discard(name)
+            self._wanted -= {name}
             left = self._turnover.publish(name, {})
         await asyncio.gather(*(self._turnover.retire(served) for served in left))
         if forget and name not in self._seen:
@@ -297,16 +278,3 @@ class Repository(Generic[S]):
             return ModelNotReady(f"{shown} version {version} is {entry.state}" + (entry.reason and f": {entry.reason}"))
         serves = ", ".join(map(str, self._turnover.snapshot.versions(name))) or "none at the moment"
         return ModelNotFound(f"{shown}: expected a version in service ({serves}), got {version[:64]!r}")
-
-
-def _override(parameters: Mapping[str, object]) -> str | None:
-    """Return the configuration that came with a load request, checked for nothing but its type."""
-    for key in parameters:
-        if key.startswith("file:"):
-            raise FailedPrecondition("expected the model's files in the model store, `file:` parameters are not taken")
-        if key != "config":
-            raise InvalidRequest(f"expected the load parameter config, got {key[:64]!r}")
-    config = parameters.get("config")
-    if config is not None and not isinstance(config, str):
-        raise InvalidRequest(f"load parameter config: expected a string of JSON, got {type(config).__name__}")
-    return config

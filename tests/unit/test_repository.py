@@ -24,16 +24,17 @@ def bench(tmp_path):
 
 async def test_every_model_of_the_store_serves_after_start(bench):
     bench.put("a", 1, 2, 10)
-    bench.put("b", 1, 2, config="version_policy { all {} }")
+    bench.put("b", 2, 10, config="version_policy { all {} }")
 
     repository = await bench.started("none")
 
     assert repository.find("a", "").version == "10"
     assert repository.find("a", "10") is repository.find("a", "")
-    assert repository.versions("b") == ["1", "2"]
-    assert repository.scheduler("b", "1") is repository.find("b", "1").scheduler
+    assert repository.versions("b") == ["2", "10"]
+    assert repository.find("b", "").version == "10"
+    assert repository.scheduler("b", "2") is repository.find("b", "2").scheduler
     assert repository.ready()
-    assert table(repository) == {("a", "10"): "READY", ("b", "1"): "READY", ("b", "2"): "READY"}
+    assert table(repository) == {("a", "10"): "READY", ("b", "2"): "READY", ("b", "10"): "READY"}
 
 
 async def test_nobody_is_ready_before_the_start(bench):
@@ -478,6 +479,40 @@ async def test_a_store_that_vanishes_changes_nothing(bench, accident):
     assert repository.find("m", "").version == "1"
     assert repository.ready()
     await repository.close()
+
+
+async def test_explicit_control_shows_what_could_be_loaded_and_loads_nothing_by_itself(bench):
+    bench.put("m", 1)
+    repository = await bench.started()
+    bench.put("m", 2)
+    bench.put("n", 1)
+
+    await repository.poll_once()
+    await repository.settled()
+
+    assert table(repository) == {("m", "1"): "READY", ("n", ""): "UNAVAILABLE"}
+    assert bench.ledger.loads == [("m", "1")]
+    await repository.close()
+
+
+async def test_a_start_that_is_given_up_leaves_nothing_behind(bench, monkeypatch):
+    monkeypatch.setattr("server.repository.repository.CLOSE_TIMEOUT", 0.01)
+    bench.put("m", 1)
+    gate = bench.ledger.gate("m", 1)
+    repository = bench.repository("none")
+    starting = asyncio.create_task(repository.start())
+    await entered(bench.ledger.entered)
+
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    await repository.close()
+    gate.set()
+    await repository.settled()
+
+    assert len(bench.ledger.instances) == 1
+    assert bench.ledger.open_instances() == 0
+    assert not repository.ready()
 
 
 async def test_the_poll_task_looks_by_itself_and_ends_with_the_server(bench):
