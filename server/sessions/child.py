@@ -23,6 +23,7 @@ import numpy as np
 from server.sessions import frames, limits
 from server.sessions.area import Area, align
 from server.sessions.base import BatchError, InstanceDied, OutOfMemory, RunTimedOut
+from server.sessions.confine import confine
 from server.sessions.dtypes import NUMPY, Array, to_array, to_raw
 from server.sessions.ort import OrtSession, SessionRefused, Stop, may_use_gpu, open_session
 from server.sessions.plans import SessionPlan
@@ -182,18 +183,16 @@ def main(arguments: list[str]) -> None:
     if order["plan"]["cores"]:
         os.sched_setaffinity(0, order["plan"]["cores"])  # before ONNX Runtime makes its threads
     plan = SessionPlan(**order["plan"])
-    limits.before_load(
-        order["load_seconds"],
-        0 if may_use_gpu(plan) else order["memory_limit_bytes"],
-        os.fstat(model_fd).st_size,
-    )
+    gpu = may_use_gpu(plan)  # CUDA's driver has needs of its own, so neither bound nor confinement can be as tight
+    confined = not gpu and confine()
+    limits.before_load(order["load_seconds"], 0 if gpu else order["memory_limit_bytes"], os.fstat(model_fd).st_size)
     try:
         session, report = load(model_fd, plan)
     except (SessionRefused, OSError, MemoryError) as error:
         data.send(frames.pack_text(frames.FAILED, 0, str(error) or type(error).__name__))
         return
     limits.after_load(order["memory_limit_bytes"], 2 * area_limit, unlimited=session.provider != "CPUExecutionProvider")
-    packet = frames.pack((frames.READY, 0)) + json.dumps(report).encode()
+    packet = frames.pack((frames.READY, 0)) + json.dumps(report | {"confined": confined}).encode()
     if len(packet) > frames.MAX_PACKET_BYTES // 2:
         packet = frames.pack_text(frames.FAILED, 0, "the graph has more inputs and outputs than can be served")
     data.send(packet)

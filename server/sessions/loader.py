@@ -198,6 +198,8 @@ def _labels(report: Report, plans: Sequence[ChildPlan]) -> dict[str, str]:
     labels = {"instances": str(len(plans)), "threads": str(plans[0].session.threads)}
     if report.note:
         labels["device"] = _presentable(report.note)
+    if not report.confined:
+        labels["confined"] = "no"
     if report.unserved:
         labels["unserved_outputs"] = ", ".join(report.unserved)
     return labels

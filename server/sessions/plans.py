@@ -44,3 +44,5 @@ class Report:
     sha256: str
     seconds: float
     memory_bytes: int
+    confined: bool
+    """Whether system calls it never needs are refused to the child."""

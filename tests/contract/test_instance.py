@@ -482,6 +482,13 @@ def test_the_child_is_the_first_to_go_when_memory_runs_out(process: Callable[[by
     assert Path(f"/proc/{instance.pid}/oom_score_adj").read_text() == "500\n"
 
 
+def test_the_child_can_reach_no_network_and_start_no_program(process: Callable[[bytes], ProcessInstance]) -> None:
+    status = Path(f"/proc/{process(models.add()).pid}/status").read_text()
+
+    assert "Seccomp:\t2" in status
+    assert "NoNewPrivs:\t1" in status
+
+
 def test_the_child_knows_none_of_our_secrets(
     process: Callable[[bytes], ProcessInstance], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,12 +4,15 @@ import math
 import os
 import resource
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ from server.sessions import exchange, frames, limits
 from server.sessions.area import FIRST_BYTES, KEPT_BYTES, SMALL_BATCHES, Area, align
 from server.sessions.base import OutOfMemory, Part, RunFailed
 from server.sessions.budget import FIRST_PAUSE, LONGEST_PAUSE, RestartBudget
+from server.sessions.confine import confine
 from server.sessions.dtypes import NUMPY, to_array, to_raw
 from server.sessions.files import check_files
 from server.sessions.install import check_installation
@@ -31,6 +35,7 @@ from server.spec import ModelConfig, ModelSpec, TensorSpec
 from tests.instances import eventually, part, tensor
 
 MIB = 1 << 20
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -439,6 +444,48 @@ def test_a_change_to_any_file_of_a_version_is_noticed(tmp_path: Path) -> None:
 
     with pytest.raises(ModelLoadFailed, match="immutable"):
         checked.check_unchanged()
+
+
+# Confinement
+
+CONFINED = """
+import os, socket, subprocess, threading
+from server.sessions.confine import confine
+
+ours, theirs = socket.socketpair()
+begin, heard = threading.Event(), []
+
+def attempt(what):
+    try:
+        what()
+    except PermissionError:
+        heard.append("refused")
+
+thread = threading.Thread(target=lambda: (begin.wait(), attempt(socket.socket)))
+thread.start()
+assert confine()
+begin.set()
+thread.join()
+attempt(lambda: socket.create_connection(("127.0.0.1", 1)))
+attempt(lambda: subprocess.run(["/bin/true"]))
+attempt(lambda: os.execv("/bin/true", ["true"]))
+ours.send(b"ok")
+print(*heard, theirs.recv(2).decode())
+"""
+
+
+def test_a_confined_process_has_no_network_and_no_programs_in_any_thread() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", CONFINED], cwd=ROOT, capture_output=True, text=True, check=True, timeout=20
+    )
+
+    assert ended.stdout.split() == ["refused"] * 4 + ["ok"]
+
+
+def test_a_machine_without_a_list_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="riscv64"))
+
+    assert confine() is False
 
 
 def test_align_goes_to_the_next_cache_line() -> None:
