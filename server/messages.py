@@ -35,6 +35,22 @@ ITEM_BYTES: dict[str, int] = {
 }
 """Bytes per element of each fixed-size datatype of the protocol; BYTES has none."""
 
+NUMPY_NAMES: dict[str, str] = {
+    "BOOL": "?",
+    "UINT8": "u1",
+    "UINT16": "<u2",
+    "UINT32": "<u4",
+    "UINT64": "<u8",
+    "INT8": "i1",
+    "INT16": "<i2",
+    "INT32": "<i4",
+    "INT64": "<i8",
+    "FP16": "<f2",
+    "FP32": "<f4",
+    "FP64": "<f8",
+}
+"""numpy's name for the raw form of each datatype it has, for those who do use it; it lacks BF16."""
+
 NO_DEADLINE = math.inf
 
 

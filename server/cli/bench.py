@@ -14,7 +14,7 @@ from server.cli.channel import Client, add_flags
 from server.cli.load import LoadClient, Outcome, closed_loop, open_loop, poisson
 from server.cli.main import CommandError
 from server.codec import encode_bytes
-from server.messages import ITEM_BYTES, element_count
+from server.messages import NUMPY_NAMES, element_count
 from server.pb import open_inference_pb2 as oip
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -127,9 +127,6 @@ def made_up(metadata: oip.ModelMetadataResponse, rows: int, text: str) -> oip.Mo
 
 
 def _little_endian(numbers: "np.ndarray[tuple[int], np.dtype[np.int64]]", datatype: str) -> bytes:
-    kinds = {"FP16": "<f2", "FP32": "<f4", "FP64": "<f8"}
     if datatype == "BF16":  # the upper half of FP32
         return numbers.astype("<f4").view("<u2")[1::2].tobytes()
-    if datatype in kinds:
-        return numbers.astype(kinds[datatype]).tobytes()
-    return numbers.astype(f"<i{ITEM_BYTES[datatype]}").tobytes()
+    return numbers.astype(NUMPY_NAMES[datatype]).tobytes()

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
@@ -72,6 +73,22 @@ class Client:
         except grpc.RpcError as error:
             raise CallFailed(self._sentence(error)) from error
         return answer
+
+    def stream(self, path: str, request: _Message, response: type[Response]) -> Iterator[Response]:
+        """Make one server-streaming call and yield its messages; it has no deadline.
+
+        Raises:
+            CallFailed: with the status and the server's sentence.
+        """
+        method = self._channel.unary_stream(
+            path,
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=response.FromString,  # type: ignore[attr-defined]
+        )
+        try:
+            yield from method(request, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise CallFailed(self._sentence(error)) from error
 
     def _sentence(self, error: grpc.RpcError) -> str:
         code, details = error.code(), error.details()

@@ -14,6 +14,7 @@ from server import __version__
 COMMANDS = {
     "serve": "serve the models of a model store",
     "predict": "ask a served model one question",
+    "jobs": "submit, follow and cancel durable jobs (needs Redis)",
     "models": "list, show, load and unload models",
     "bench": "measure any Open Inference Protocol server under load",
     "demo": "start a server, ask each shipped model one question, stop it",

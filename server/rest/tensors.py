@@ -9,13 +9,8 @@ import numpy as np
 
 from server.codec import decode_bytes, encode_bytes
 from server.errors import InvalidRequest
+from server.messages import NUMPY_NAMES
 from server.pb import open_inference_pb2 as oip
-
-NUMPY = {
-    "BOOL": "?", "UINT8": "u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "i1", "INT16": "<i2",
-    "INT32": "<i4", "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
-}  # fmt: skip
-"""Datatypes that JSON can carry as numbers; BYTES are strings, BF16 travels as binary only."""
 
 Json = Mapping[str, Any]
 
@@ -88,13 +83,13 @@ def _encode(name: str, datatype: str, data: object) -> bytes:
             return encode_bytes(element.encode() for element in cast("list[str]", flat))
         except UnicodeEncodeError:
             raise InvalidRequest(f"{name}: expected text that has a UTF-8 form") from None
-    if datatype not in NUMPY:
+    if datatype not in NUMPY_NAMES:
         raise InvalidRequest(f"{name}: expected a datatype that JSON can carry, got {datatype[:64]!r}")
     kinds = (bool, int, float) if datatype.startswith("FP") else (bool, int)
     if not all(isinstance(element, kinds) for element in flat):
         raise InvalidRequest(f"{name}: expected {'numbers' if float in kinds else 'integers'}, got something else")
     try:
-        return np.array(flat, dtype=NUMPY[datatype]).tobytes()
+        return np.array(flat, dtype=NUMPY_NAMES[datatype]).tobytes()
     except (OverflowError, ValueError):
         raise InvalidRequest(f"{name}: a value does not fit {datatype}") from None
 
@@ -137,7 +132,7 @@ def render_response(response: oip.ModelInferResponse, *, binary: set[str] | None
 def _decode(datatype: str, raw: bytes) -> list[object]:
     if datatype == "BYTES":
         return [element.decode("utf-8", "replace") for element in decode_bytes(raw)]
-    numbers = np.frombuffer(raw, NUMPY[datatype]).tolist()
+    numbers = np.frombuffer(raw, NUMPY_NAMES[datatype]).tolist()
     return [number if not isinstance(number, float) or math.isfinite(number) else str(number) for number in numbers]
 
 
