@@ -140,15 +140,21 @@ class Raw:
         """Put on the wire what was only queued so far."""
         self.socket.sendall(self.http2.data_to_send())
 
-    def receive(self, enough: Callable[[Sequence[h2.events.Event]], bool]) -> None:
-        """Read until the events so far are enough, or the server has closed the connection."""
+    def receive(self, enough: Callable[[Sequence[h2.events.Event]], bool], *, answer: bool = True) -> None:
+        """Read until the events so far are enough, or the server has closed the connection.
+
+        Args:
+            enough: told everything that was received.
+            answer: whether to acknowledge what HTTP/2 wants acknowledged; a server that hangs up would not hear it.
+        """
         while not enough(self.events):
             data = self.socket.recv(65536)
             if not data:
                 self.events.append(h2.events.ConnectionTerminated())
                 return
             self.events += self.http2.receive_data(data)
-            self.flush()
+            if answer:
+                self.flush()
 
     def trailers(self, stream: int) -> dict[str, str]:
         """Wait for a call's end and return its trailers; `rst` alone when it was reset instead."""

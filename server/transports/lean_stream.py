@@ -143,8 +143,9 @@ class LeanStream:
 
     def _leave(self) -> None:
         self._over()
-        if self._task is not None:
-            self._task.cancel()
+        task, self._task = self._task, None  # a cancelled task remembers its frames, and they this stream
+        if task is not None:
+            task.cancel()
 
     def _over(self) -> None:
         self._call = ENDED

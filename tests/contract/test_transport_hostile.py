@@ -50,21 +50,21 @@ def ask(port, body, headers=()):
 
 
 @pytest.mark.parametrize(
-    ("body", "status"),
+    ("body", "statuses"),
     [
-        (b"", UNIMPLEMENTED),
-        (frame(b"one") + frame(b"two"), OK),
-        (frame(b""), OK),
-        (frame(b"not compressed", flags=1), INTERNAL),
-        (frame(b"flag", flags=2), OK),
+        (b"", {UNIMPLEMENTED}),
+        (frame(b"one") + frame(b"two"), {OK}),
+        (frame(b""), {OK}),
+        (frame(b"not compressed", flags=1), {OK, INTERNAL}),  # grpcio 1.84 takes it as it is, 1.85 does not
+        (frame(b"flag", flags=2), {OK}),
     ],
     ids=["none", "two", "empty", "said-to-be-compressed", "unknown-flag"],
 )
-async def test_an_odd_body_ends_its_own_call_only(kind, body, status):
+async def test_an_odd_body_ends_its_own_call_only(kind, body, statuses):
     async with attacked(kind) as server:
         odd, honest = await asyncio.to_thread(ask, server.port, body)
 
-    assert odd.get("grpc-status") == status
+    assert odd.get("grpc-status") in statuses
     assert honest["grpc-status"] == OK
 
 
@@ -179,7 +179,7 @@ async def test_pings_without_end_are_cut_off(kind):
             for number in range(10):
                 raw.http2.ping(number.to_bytes(8, "big"))
             raw.flush()
-            raw.receive(lambda events: any(isinstance(e, h2.events.ConnectionTerminated) for e in events))
+            raw.receive(lambda events: any(isinstance(e, h2.events.ConnectionTerminated) for e in events), answer=False)
             return raw.events[-1].error_code
 
     async with attacked(kind) as server:

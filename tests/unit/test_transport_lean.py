@@ -1,0 +1,109 @@
+import asyncio
+import gc
+import threading
+
+import pytest
+
+from server.transports.base import Fast, StatusCode, Streaming, Unary
+from server.transports.lean import LeanTransport
+from server.transports.lean_call import LeanCall, Watch
+from server.transports.lean_stream import LeanStream
+from tests.transports import Raw, echo, eventually, frame, serving
+
+
+@pytest.fixture
+def _no_collector():
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+async def slow(_, message):
+    return message
+
+
+async def forever(*_):
+    await asyncio.Event().wait()
+
+
+async def chat(stream):
+    async for message in stream:
+        await stream.send(message)
+
+
+METHODS = {
+    "/t.S/Fast": Fast(echo),
+    "/t.S/Fail": Fast(lambda call, _: call.fail(StatusCode.NOT_FOUND, "no", (("a", "b"),))),
+    "/t.S/Unsendable": Fast(lambda call, _: call.fail(StatusCode.NOT_FOUND, "no", (("A", "b"),))),
+    "/t.S/Thread": Fast(lambda call, message: threading.Thread(target=call.reply, args=(message,)).start()),
+    "/t.S/Unanswered": Fast(lambda call, _: call.on_cancel(call.peer.encode)),
+    "/t.S/Slow": Unary(slow),
+    "/t.S/Forever": Unary(forever),
+    "/t.S/Chat": Streaming(chat),
+    "/t.S/ForeverStream": Streaming(forever),
+}
+
+
+def living():
+    return sum(isinstance(one, LeanCall | LeanStream) for one in gc.get_objects())
+
+
+@pytest.mark.usefixtures("_no_collector")
+@pytest.mark.parametrize("path", [*METHODS, "/t.S/Unknown"])
+async def test_a_call_is_gone_when_it_is_over_without_the_help_of_the_collector(path):
+    def call_ten_times(port):
+        with Raw(port) as raw:
+            for stream in [raw.call(path, frame(b"x"), [("grpc-timeout", "300m")]) for _ in range(10)]:
+                raw.trailers(stream)
+
+    async with serving(LeanTransport, METHODS) as server:
+        await asyncio.to_thread(call_ten_times, server.port)
+        await eventually(lambda: living() == 0, "every call to be gone")
+
+
+async def test_a_caller_is_watched_only_when_the_answer_takes_long(monkeypatch):
+    watched = []
+    monkeypatch.setattr(LeanCall, "watch", lambda call, ask=LeanCall.watch: (watched.append(call.method), ask(call)))
+    late = threading.Event()
+
+    def answer_late(call, message):
+        threading.Thread(target=lambda: (late.wait(20), call.reply(message))).start()
+
+    methods = {"/t.S/Fast": Fast(echo), "/t.S/Late": Fast(answer_late)}
+    async with serving(LeanTransport, methods) as server, server.channel() as c:
+        await c.unary_unary("/t.S/Fast")(b"")
+        asking = c.unary_unary("/t.S/Late")(b"")
+        await eventually(lambda: watched, "the caller to be watched")
+        late.set()
+        await asking
+
+    assert watched == ["/t.S/Late"]
+
+
+class Open:
+    """As much of a call as the watch looks at."""
+
+    def __init__(self):
+        self.ended = self.watched = False
+
+    def watch(self):
+        self.watched = True
+
+
+def test_the_watch_asks_the_oldest_first_and_says_when_the_next_is_due():
+    watch, calls = Watch(patience=0.0), [Open() for _ in range(3)]
+    patient, fresh = Watch(patience=60.0), Open()
+    for call in calls:
+        watch.add(call)
+    calls[1].ended = True
+    patient.add(fresh)
+
+    assert watch.ask() is None
+    assert [call.watched for call in calls] == [True, False, True]
+    assert 59 < patient.ask() <= 60
+    assert not fresh.watched
+
+    fresh.ended = True
+
+    assert patient.ask() is None
