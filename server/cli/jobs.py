@@ -15,7 +15,7 @@ from server.pb import open_inference_pb2 as oip
 from server.pb import sluice_pb2 as pb
 
 Ask = Callable[[Client, argparse.Namespace], int]
-Actions: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Actions: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - its only name
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
