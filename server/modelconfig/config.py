@@ -94,7 +94,6 @@ def _config(fields: Fields, model: str) -> ConfigFile:
     inputs, _ = _tensors(fields, "input")
     outputs, label_files = _tensors(fields, "output")
     cache = fields.message("response_cache")
-    transaction = fields.message("model_transaction_policy")
     fields.message("optimization")  # none of it is honoured; opening it lists what is in it
     config = ModelConfig(
         name=model,
@@ -108,7 +107,6 @@ def _config(fields: Fields, model: str) -> ConfigFile:
         batching=_batching(fields, max_batch_size),
         warmups=tuple(_warmup(warmup) for warmup in fields.messages("model_warmup")),
         response_cache=cache is not None and cache.boolean("enable"),
-        decoupled=transaction is not None and transaction.boolean("decoupled"),
         model_filename=fields.file_name("default_model_filename") or "model.onnx",
         parameters={key: value.text("string_value") for key, value in fields.mapping("parameters").items()},
     )
@@ -120,6 +118,9 @@ def _refuse_foreign(fields: Fields) -> None:
     for name in fields.given(*_REFUSED):
         expected, got = _REFUSED[name]
         fields.refuse(name, expected, Word(got))
+    transaction = fields.message("model_transaction_policy")
+    if transaction is not None and transaction.boolean("decoupled"):
+        transaction.refuse("decoupled", "a model that answers each request once", Word("true"))
     operations = fields.message("model_operations")
     if operations is not None and operations.given("op_library_filename"):
         operations.refuse("op_library_filename", "ONNX Runtime's own operators only", Word("a library"))

@@ -63,6 +63,7 @@ model_warmup [
   }
 ]
 response_cache { enable: true }
+model_transaction_policy { decoupled: False }
 field_of_a_newer_triton { a: 1 b: < c: 0x10 > }
 """
 
@@ -174,6 +175,10 @@ def test_version_policies(text, policy):
         (
             'model_operations { op_library_filename: "evil.so" }',
             "line 1: model_operations.op_library_filename: expected ONNX Runtime's own operators only, got a library",
+        ),
+        (
+            "model_transaction_policy { decoupled: True }",
+            "line 1: model_transaction_policy.decoupled: expected a model that answers each request once, got true",
         ),
         ("version_policy { }", "line 1: version_policy: expected one of latest, all, specific, got none"),
         ("version_policy { all {} latest {} }", "line 1: version_policy: expected one of latest, all, specific"),

@@ -481,17 +481,19 @@ async def test_a_store_that_vanishes_changes_nothing(bench, accident):
     await repository.close()
 
 
-async def test_explicit_control_shows_what_could_be_loaded_and_loads_nothing_by_itself(bench):
+async def test_explicit_control_shows_what_could_be_loaded_and_changes_nothing_by_itself(bench):
     bench.put("m", 1)
+    bench.put("o", 1)
     repository = await bench.started()
     bench.put("m", 2)
     bench.put("n", 1)
+    (bench.root / "o").rename(bench.root / ".gone")
 
     await repository.poll_once()
     await repository.settled()
 
-    assert table(repository) == {("m", "1"): "READY", ("n", ""): "UNAVAILABLE"}
-    assert bench.ledger.loads == [("m", "1")]
+    assert table(repository) == {("m", "1"): "READY", ("n", ""): "UNAVAILABLE", ("o", "1"): "READY"}
+    assert sorted(bench.ledger.loads) == [("m", "1"), ("o", "1")]
     await repository.close()
 
 
