@@ -272,7 +272,7 @@ class Level:
 class Bench:
     """A whole wire over fakes: `infer` and `ask` call it as a transport would."""
 
-    def __init__(self, *specs, keys=None, reflection=True, **limits):
+    def __init__(self, *specs, keys=None, reflection=True, shared_memory=None, **limits):
         self.limits = replace(LIMITS, **limits)
         self.catalog = FakeCatalog(*(specs or (CHURN, MNIST, SENTIMENT)))
         self.queue = FakeQueue(self.catalog)
@@ -285,7 +285,7 @@ class Bench:
         self.methods: Methods = methods(
             Wire(
                 self.gate, self.catalog, self.queue, self.lifecycle, Identification("sluice", "0.1.0"), self.level,
-                reflection=reflection,
+                reflection=reflection, shared_memory=shared_memory,
             )
         )  # fmt: skip
 

@@ -9,6 +9,7 @@ from server.messages import Buffer, InferResponse, Tensor
 from server.pb import open_inference_pb2 as pb
 from server.wire.classification import classify
 from server.wire.layout import Layout, encode_varint
+from server.wire.shared_memory import BYTE_SIZE, OFFSET, REGION, Place
 
 _NAME, _VERSION, _ID, _RAW = b"\x0a", b"\x12", b"\x1a", b"\x32"
 _MAX_HEADS = 64
@@ -19,6 +20,8 @@ def encode(response: InferResponse, layout: Layout) -> bytes:
     outputs = response.outputs
     if layout.asked.classes:
         outputs = _classified(outputs, layout)
+    if layout.asked.places:
+        return _shared(response, outputs, layout.asked.places)
     key = outputs[0].shape if len(outputs) == 1 else tuple([output.shape for output in outputs])
     head = layout.heads.get(key)
     if head is None:
@@ -31,9 +34,19 @@ def encode(response: InferResponse, layout: Layout) -> bytes:
     return b"".join(parts)
 
 
-def to_message(response: InferResponse, layout: Layout) -> pb.ModelInferResponse:
-    """Return the answer as a message, for those who add something to it."""
-    return pb.ModelInferResponse.FromString(encode(response, layout))
+def _shared(response: InferResponse, outputs: tuple[Tensor, ...], places: tuple[Place | None, ...]) -> bytes:
+    """Put outputs where the caller wants them in shared memory; those have an empty entry among the raw contents."""
+    answer = pb.ModelInferResponse(model_name=response.model_name, model_version=response.model_version, id=response.id)
+    for output, place in zip(outputs, places, strict=True):
+        described = answer.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
+        answer.raw_output_contents.append(b"" if place is not None else bytes(output.data))
+        if place is not None:
+            place.write(output.data)
+            described.parameters[REGION].string_param = place.region
+            described.parameters[BYTE_SIZE].int64_param = len(output.data)
+            if place.offset:
+                described.parameters[OFFSET].int64_param = place.offset
+    return answer.SerializeToString()
 
 
 def _prefix(response: InferResponse, layout: Layout) -> bytes:

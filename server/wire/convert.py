@@ -14,6 +14,7 @@ from server.wire.contents import to_raw
 from server.wire.layout import Asked, Layout, Slot
 from server.wire.limits import Limits
 from server.wire.parameters import priority, refuse_reserved, timeout, whole_number
+from server.wire.shared_memory import SharedMemory, place
 from server.wire.text import check_id, dims, listing, quote
 
 Message = pb.ModelInferRequest
@@ -21,17 +22,26 @@ InputTensor = pb.ModelInferRequest.InferInputTensor
 OutputTensor = pb.ModelInferRequest.InferRequestedOutputTensor
 
 
-def check(message: Message, spec: ModelSpec, limits: Limits) -> Layout:
+def check(message: Message, spec: ModelSpec, limits: Limits, memory: SharedMemory | None) -> Layout:
     """Prove everything about a request but the bytes of its tensors.
 
     Raises:
         InvalidRequest: with one sentence that names the tensor, what was expected and what came.
+        Unimplemented: it wants shared memory and there is none.
     """
     _check_counts(message, limits)
     check_id(message.id, limits.max_name)
     slots = _slots(message.inputs, spec, limits)
+    for slot, tensor in zip(slots, message.inputs, strict=True):
+        slot.place = place(tensor.parameters, memory, f"input {quote(slot.name)}", limits.max_message_bytes)
     rows = _rows(slots, spec, limits)
-    return Layout(spec, slots, rows, _asked(message, spec))
+    asked = _asked(message, spec)
+    places = [
+        place(output.parameters, memory, f"output {quote(output.name)}", limits.max_message_bytes)
+        for output in message.outputs
+    ]
+    asked.places = tuple(places) if any(places) else ()
+    return Layout(spec, slots, rows, asked)
 
 
 def raw_contents(message: Message, layout: Layout) -> list[bytes]:
@@ -40,21 +50,31 @@ def raw_contents(message: Message, layout: Layout) -> list[bytes]:
     Raises:
         InvalidRequest: raw and typed contents are mixed, or the number of entries or a length is wrong.
     """
-    inputs = message.inputs
-    if not message.raw_input_contents:
-        return [
-            to_raw(slot.name, slot.datatype, slot.elements, tensor.contents)
-            for slot, tensor in zip(layout.slots, inputs, strict=True)
-        ]
-    for tensor in inputs:
-        if tensor.HasField("contents"):
-            raise InvalidRequest(f"input {quote(tensor.name)}: expected raw or typed contents for all inputs, got both")
-    raws = list(message.raw_input_contents)
-    if len(raws) != len(inputs):
-        raise InvalidRequest(f"raw_input_contents: expected {len(inputs)} entries, one per input, got {len(raws)}")
-    for slot, raw in zip(layout.slots, raws, strict=True):
-        slot.check(raw)
-    return raws
+    given = iter(message.raw_input_contents)
+    raw = _is_raw(message, layout)
+    contents = []
+    for slot, tensor in zip(layout.slots, message.inputs, strict=True):
+        if slot.place is not None:
+            data = slot.place.read()
+        elif raw:
+            data = next(given)
+        else:
+            data = to_raw(slot.name, slot.datatype, slot.elements, tensor.contents)
+        slot.check(data)
+        contents.append(data)
+    return contents
+
+
+def _is_raw(message: Message, layout: Layout) -> bool:
+    """Whether contents come raw; what lies in shared memory has neither raw nor typed ones."""
+    expected = sum(slot.place is None for slot in layout.slots)
+    got = len(message.raw_input_contents)
+    for slot, tensor in zip(layout.slots, message.inputs, strict=True):
+        if tensor.HasField("contents") and (got or slot.place is not None):
+            raise InvalidRequest(f"input {quote(slot.name)}: expected its contents in one way, got two")
+    if got and got != expected:
+        raise InvalidRequest(f"raw_input_contents: expected {expected} entries, one per input, got {got}")
+    return got > 0
 
 
 def _check_counts(message: Message, limits: Limits) -> None:

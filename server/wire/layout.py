@@ -17,6 +17,7 @@ from server.errors import InvalidRequest
 from server.messages import ITEM_BYTES, InferRequest, Tensor, element_count
 from server.spec import ModelSpec
 from server.wire.prescan import varint
+from server.wire.shared_memory import Place
 from server.wire.text import dims, quote
 
 RAW_TAG = 0x3A
@@ -33,15 +34,18 @@ class Asked:
     priority: int = 0
     timeout: float | None = None
     """Seconds."""
+    places: tuple[Place | None, ...] = ()
+    """Per requested output: where in shared memory it goes; empty when none does."""
 
 
 class Slot:
     """One input as it comes in a request: proven name, datatype and shape."""
 
-    __slots__ = ("datatype", "elements", "name", "nbytes", "shape")
+    __slots__ = ("datatype", "elements", "name", "nbytes", "place", "shape")
 
-    def __init__(self, name: str, datatype: str, shape: tuple[int, ...]) -> None:
+    def __init__(self, name: str, datatype: str, shape: tuple[int, ...], place: Place | None = None) -> None:
         self.name = name
+        self.place = place
         self.datatype = datatype
         self.shape = shape
         self.elements = element_count(shape)

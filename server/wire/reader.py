@@ -20,6 +20,7 @@ from server.wire.convert import check, raw_contents
 from server.wire.layout import RAW_TAG, Layout
 from server.wire.limits import Limits
 from server.wire.prescan import malformed, prescan, varint
+from server.wire.shared_memory import SharedMemory
 from server.wire.text import MAX_ECHO, quote
 
 _MAX_LAYOUTS = 16
@@ -58,9 +59,10 @@ class _Binding:
 class Reader:
     """Reads requests for every model of a catalog; any thread."""
 
-    def __init__(self, catalog: Catalog, limits: Limits) -> None:
+    def __init__(self, catalog: Catalog, limits: Limits, memory: SharedMemory | None = None) -> None:
         self._catalog = catalog
         self._limits = limits
+        self._memory = memory
         self._bindings: dict[tuple[bytes, bytes], _Binding] = {}
 
     def read(self, data: bytes, deadline: float, found: Found = _ignore) -> tuple[InferRequest, Layout]:
@@ -101,7 +103,7 @@ class Reader:
             raise malformed() from error
         spec = find_model(self._catalog, message.model_name, message.model_version).spec
         found(spec)
-        layout = check(message, spec, self._limits)
+        layout = check(message, spec, self._limits, self._memory)
         raws = raw_contents(message, layout)
         request = layout.request(raws, message.id, deadline)
         if message.raw_input_contents:

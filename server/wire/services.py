@@ -6,14 +6,14 @@ is forgotten and that each but the health checks asks for credentials.
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
 from server.catalog import Catalog
-from server.errors import NeedsRedis, Unimplemented
+from server.errors import NeedsRedis
 from server.pb import open_inference_pb2 as oip
 from server.pb import sluice_pb2
 from server.queues.base import Queue
@@ -28,7 +28,9 @@ from server.wire.questions import QUESTIONS
 from server.wire.reader import Reader
 from server.wire.reflection import SERVICES as REFLECTION_SERVICES
 from server.wire.reflection import Reflection
+from server.wire.regions import Regions, refuse
 from server.wire.rpc import streaming, unary
+from server.wire.shared_memory import SharedMemory
 from server.wire.stream import StreamHandler
 from server.wire.typed import TypedHandler
 
@@ -54,11 +56,12 @@ class Wire:
     log: LogLevels
     reflection: bool = True
     jobs: Methods | None = None
+    shared_memory: SharedMemory | None = None
 
 
 def methods(wire: Wire) -> Methods:
     """Return the handler of every method this server has."""
-    reader = Reader(wire.catalog, wire.gate.limits)
+    reader = Reader(wire.catalog, wire.gate.limits, wire.shared_memory)
     infer = InferHandler(wire.gate, reader, wire.queue)
     served = [INFERENCE, PREDICTIONS, JOBS, HEALTH]
     table: dict[str, Fast | Unary | Streaming] = {}
@@ -79,7 +82,7 @@ def paths(service: ServiceDescriptor) -> Mapping[str, str]:
 
 def _inference(wire: Wire, infer: InferHandler) -> Iterator[tuple[str, Fast | Unary | Streaming]]:
     gate = wire.gate
-    rpcs = OpenInference(wire.catalog, wire.lifecycle, wire.identification, wire.log)
+    rpcs = OpenInference(wire.catalog, wire.lifecycle, _identification(wire), wire.log)
     path = paths(INFERENCE)
     yield path["ModelInfer"], Fast(infer)
     yield path["ModelStreamInfer"], streaming(gate, Scope.INFER, StreamHandler(infer, gate.limits))
@@ -98,17 +101,22 @@ def _inference(wire: Wire, infer: InferHandler) -> Iterator[tuple[str, Fast | Un
     )
     yield path["TraceSetting"], unary(gate, Scope.ADMIN, oip.TraceSettingRequest, rpcs.trace_setting)
     yield path["LogSettings"], unary(gate, Scope.ADMIN, oip.LogSettingsRequest, rpcs.log_settings)
-    yield from _shared_memory(gate, path)
+    yield from _shared_memory(wire, path)
 
 
-def _shared_memory(gate: Gate, path: Mapping[str, str]) -> Iterator[tuple[str, Unary]]:
-    async def refuse(_: Message) -> Message:
-        raise Unimplemented("this server takes no tensors in shared memory; send raw_input_contents")
+def _identification(wire: Wire) -> Identification:
+    """Add the extension that only some servers have."""
+    said = wire.identification
+    return said if wire.shared_memory is None else replace(said, extensions=(*said.extensions, "system_shared_memory"))
 
-    for kind in ("System", "Cuda"):
-        for verb in ("Status", "Register", "Unregister"):
+
+def _shared_memory(wire: Wire, path: Mapping[str, str]) -> Iterator[tuple[str, Unary]]:
+    regions = None if wire.shared_memory is None else Regions(wire.shared_memory)
+    for verb in ("Status", "Register", "Unregister"):
+        for kind, offered in (("System", regions), ("Cuda", None)):
             name = f"{kind}SharedMemory{verb}"
-            yield path[name], unary(gate, Scope.ADMIN, getattr(oip, f"{name}Request"), refuse)
+            handler = refuse if offered is None else getattr(offered, verb.lower())
+            yield path[name], unary(wire.gate, Scope.ADMIN, getattr(oip, f"{name}Request"), handler)
 
 
 def _predictions(wire: Wire) -> Iterator[tuple[str, Fast]]:

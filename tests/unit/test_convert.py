@@ -146,7 +146,7 @@ INVALID = {
     "raw a byte long": (CHURN, set_raw(0, b"abcde"), "expected 4 bytes of raw contents"),
     "raw of one too few": (CHURN, lambda m: m.raw_input_contents.pop(), "expected 10 entries, one per input, got 9"),
     "raw of one too many": (CHURN, lambda m: m.raw_input_contents.append(b""), "expected 10 entries"),
-    "raw and typed": (CHURN, both_contents, "'CreditScore': expected raw or typed contents for all inputs, got both"),
+    "raw and typed": (CHURN, both_contents, "'CreditScore': expected its contents in one way, got two"),
     "bool of 2": (EVERY, set_raw(0, b"\x00\x02"), "input 'b': expected every BOOL byte to be 0 or 1"),
     "half a half": (EVERY, set_raw(2, b"a"), "input 'h': expected 2 bytes"),
     "too few texts": (EVERY, set_raw(4, text(b"x")), "input 's': expected 2 BYTES elements, got 1"),
