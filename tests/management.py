@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -194,3 +195,11 @@ async def until(condition: Callable[[], bool]) -> None:
 async def entered(event: threading.Event) -> None:
     """Wait for an event of another thread."""
     assert await asyncio.to_thread(event.wait, WAIT)
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait until something holds that other processes bring about."""
+    pause, deadline = threading.Event(), time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        pause.wait(0.01)
