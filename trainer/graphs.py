@@ -70,14 +70,12 @@ def export(network: nn.Module, example: Mapping[str, torch.Tensor], output: str)
 def join(front: onnx.ModelProto, core: onnx.ModelProto, wires: Mapping[str, str]) -> onnx.ModelProto:
     """One model: `front`'s outputs feed `core`'s inputs as `wires` says; names inside `core` are prefixed."""
     core = compose.add_prefix(core, "net/", rename_inputs=False, rename_outputs=False)
-    core.opset_import.extend(entry for entry in front.opset_import if entry.domain not in {"", "ai.onnx"})
-    _share_functions(core)
-    return compose.merge_models(front, core, io_map=list(wires.items()))
-
-
-def _share_functions(core: onnx.ModelProto) -> None:
-    """Drop exporter leftovers that a merge cannot carry."""
-    del core.functions[:]
+    del core.functions[:]  # leftovers of the exporter, used by no node, that a merge cannot carry
+    joined: onnx.ModelProto = compose.merge_models(front, core, io_map=list(wires.items()))
+    versions = {entry.domain: entry.version for entry in joined.opset_import}
+    del joined.opset_import[:]  # a merge lists every domain twice, which the quantiser refuses
+    joined.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in versions.items())
+    return joined
 
 
 def finish(model: onnx.ModelProto, name: str) -> onnx.ModelProto:

@@ -47,8 +47,8 @@ class Settings:
     half_precision: bool = True  # bfloat16 convolutions while training (the served weights are float32)
     plan: Plan = field(
         default=Plan(
-            epochs=16,
-            patience=16,
+            epochs=12,
+            patience=12,
             learning_rate=2e-3,
             weight_decay=1e-2,
             warm_up=0.1,

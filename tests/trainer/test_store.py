@@ -120,12 +120,16 @@ def test_a_pin_moves_and_the_rest_of_the_configuration_stays(tmp_path):
     for version in (3, 12):
         modelconfig.pin(tmp_path, "m", version)
 
-    assert before + "version_policy: { specific: { versions: [ 12 ] } }\n" == (tmp_path / "m" / "config.pbtxt").read_text()
+    assert (
+        before + "version_policy: { specific: { versions: [ 12 ] } }\n" == (tmp_path / "m" / "config.pbtxt").read_text()
+    )
 
 
 def test_a_person_s_own_configuration_is_kept(tmp_path):
     (tmp_path / "m").mkdir()
-    (tmp_path / "m" / "config.pbtxt").write_text('name: "m"\nmax_batch_size: 8\nversion_policy { specific { versions: [2] } }\n')
+    (tmp_path / "m" / "config.pbtxt").write_text(
+        'name: "m"\nmax_batch_size: 8\nversion_policy { specific { versions: [2] } }\n'
+    )
     modelconfig.prepare(tmp_path, "m", ("a", "b"))
 
     assert modelconfig.serving_version(tmp_path, "m") == 2
