@@ -42,6 +42,12 @@ OFFSETS = (0, 1, -1, 2, -2)
 SLOT = 0.005
 """Resolution of the calendar in seconds: finer than any prediction is good for."""
 
+NEVER = 1 << 60
+"""The calendar's slot for entries without a deadline."""
+
+URGENT_BATCHES = 3
+"""An entry due within the time of so many full batches is urgent; see `_room`."""
+
 SPARE_LANES = 64
 """Empty lanes kept for the next entry alike; beyond that they go, since shapes can be a caller's choice."""
 
@@ -78,7 +84,7 @@ class Batcher(Generic[E]):
         deadline = entry.deadline
         entry.lane = lane
         entry.waiting = True
-        entry.slot = slot = int(deadline / SLOT) if deadline < math.inf else -1
+        entry.slot = slot = int(deadline / SLOT) if deadline < math.inf else NEVER
         number = next(self._numbers)
         heapq.heappush(lane.heap, (deadline, number, entry))
         if lane.heap[0][1] == number:
@@ -141,7 +147,7 @@ class Batcher(Generic[E]):
             if other < rank:
                 rows += sum(due.values())
             elif other == rank:
-                rows += sum(count for slot, count in due.items() if 0 <= slot <= last)
+                rows += sum(count for slot, count in due.items() if slot <= last)
         return rows
 
     def __iter__(self) -> Iterator[E]:
@@ -212,15 +218,16 @@ class Batcher(Generic[E]):
     def _room(self, lanes: list[Lane[E]], now: float) -> int:
         """Return how many rows the batch of the first lane's first entry may have; 0 if that one is doomed.
 
-        Under a backlog a doomed entry is dropped, for shrinking batches to save the late ones is how goodput
-        collapses; with nothing left behind, a smaller batch saves it and costs nobody anything.
+        Where more rows are urgent than a batch holds, a doomed entry is dropped, for shrinking batches to save the
+        late ones is how goodput collapses; otherwise a smaller batch saves it, and those left behind have the time.
         """
         rows = self._available(lanes)
         first = lanes[0].heap[0][2]
         budget = first.end - now
         if self._costs.seconds(rows) <= budget:
             return rows
-        if self.rows > self.limit:
+        urgent = now + URGENT_BATCHES * self._costs.seconds(self.limit)
+        if self.rows_before(first.rank, urgent) > self.limit:
             return 0
         fitting = self._costs.rows_within(budget, rows)
         return fitting if fitting >= min(first.rows - first.taken, self.limit) else 0

@@ -38,6 +38,9 @@ DEADLINE_TOLERANCE = 0.002
 LOGGED_IDS = 8
 """Request ids named in the log line of a failed batch."""
 
+LOGGED_PER_SECOND = 10
+"""Such lines; whoever sends values that fail must not fill the log."""
+
 
 class Scheduler:
     """Takes validated requests of one model version and answers each exactly once."""
@@ -61,6 +64,7 @@ class Scheduler:
         self._dispatcher = Dispatcher(spec, self._slots, costs, limits)
         self._responder = Responder(spec)
         self._ordered = OrderedReplies() if spec.config.batching.preserve_ordering else None
+        self._failures = log.Sampler(LOGGED_PER_SECOND, clock)
         self._armed = math.inf
         self._draining = False
         self._drained: Callable[[], None] | None = None
@@ -266,6 +270,9 @@ class Scheduler:
         done()
 
     def _log_failure(self, run: Run, error: BatchError) -> None:
+        held = self._failures.admit()
+        if held is None:
+            return
         log.event(
             "batch_failed",
             logging.WARNING,
@@ -275,4 +282,5 @@ class Scheduler:
             kind=type(error).__name__,
             error=str(error),
             requests=[piece[0].request.id for piece in run.pieces[:LOGGED_IDS]],
+            unlogged=held,
         )

@@ -173,6 +173,16 @@ def test_with_nothing_left_behind_a_smaller_batch_saves_the_urgent_one():
     assert names(batch) == ["urgent", 0, 1, 2]
 
 
+def test_an_urgent_request_among_patient_ones_gets_a_batch_it_can_finish_in():
+    queue = batcher()
+    fill(queue, *(item(i, deadline=60) for i in range(500)), item("urgent", deadline=0.0101))
+    batch = queue.take(0.0)
+
+    assert batch.dropped == []
+    assert names(batch)[0] == "urgent"
+    assert batch.rows == 10
+
+
 def test_a_request_that_cannot_finish_even_alone_is_dropped():
     queue = batcher()
     fill(queue, item("late", deadline=0.005))
@@ -225,6 +235,16 @@ def test_a_doomed_entry_of_a_lower_class_is_not_computed():
 
     assert names(queue.take(0.0)) == ["high"]
     assert [entry.name for entry in queue.take(0.0).dropped] == ["low"]
+
+
+def test_a_backlog_of_a_lower_class_dooms_nobody_above_it():
+    queue = batcher()
+    fill(queue, *(item(i, rank=4, deadline=0.1) for i in range(100)), item("high", rank=2, deadline=0.0101))
+    batch = queue.take(0.0)
+
+    assert batch.dropped == []
+    assert names(batch)[0] == "high"
+    assert batch.rows == 10
 
 
 def test_rows_before_a_newcomer_are_those_more_urgent():
