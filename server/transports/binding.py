@@ -41,7 +41,7 @@ class _Ended:
 
 
 ENDED: CoreCall = _Ended()
-"""Takes a call's place once it is over, because whoever keeps the core's own call keeps the server from stopping."""
+"""Takes a call's place once it is over, so that nobody can start a batch on it or keep the core's memory of it."""
 
 
 class CallDetails(Protocol):

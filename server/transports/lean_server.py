@@ -84,6 +84,7 @@ class LeanServer:
         for call in tuple(self.calls):
             call.watch()
         while self.calls:
+            self._rest()
             self._hear(_STOPPING_POLL)
         with self._alive:
             self._server.destroy()

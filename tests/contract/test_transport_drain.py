@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from server.transports.base import Fast, StatusCode, Streaming, Unary
-from tests.transports import DEFAULTS, KINDS, echo, end_of, eventually, serving, within_reason
+from tests.transports import DEFAULTS, KINDS, WAIT, echo, end_of, eventually, serving, within_reason
 
 pytestmark = pytest.mark.parametrize("kind", KINDS, ids=["lean", "aio"])
 GONE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
@@ -146,7 +146,7 @@ async def test_the_port_is_free_again_after_the_end(kind):
         await successor.close()
 
 
-async def test_an_answer_held_by_nobody_does_not_keep_the_server_from_stopping(kind):
+async def test_a_call_kept_after_its_answer_does_not_hold_up_the_end(kind):
     kept = []
 
     def keep(call, message):
@@ -162,3 +162,30 @@ async def test_an_answer_held_by_nobody_does_not_keep_the_server_from_stopping(k
     assert time.monotonic() - began < 5
     assert kept[0].peer.startswith("ipv4:")
     assert kept[0].time_remaining() is None
+
+
+async def test_answers_given_while_the_transport_closes_harm_nobody(kind):
+    calls, closing = [], threading.Event()
+
+    def answer_all():
+        assert closing.wait(WAIT)
+        for call in calls:
+            call.reply(b"x")
+
+    for _ in range(5):
+        calls.clear()
+        closing.clear()
+        thread = threading.Thread(target=answer_all)
+        thread.start()
+        method = Fast(lambda call, _: calls.append(call))
+        async with serving(kind, {"/t.S/Wait": method}) as server, server.channel() as c:
+            asking = [c.unary_unary("/t.S/Wait")(b"") for _ in range(300)]
+            await eventually(lambda: len(calls) == 300, "every call to arrive")
+            end = asyncio.create_task(server.transport.close())
+            await asyncio.sleep(0)
+            closing.set()
+            await within_reason(end)
+            ends = [await end_of(call) for call in asking]
+        thread.join()
+
+        assert {one.code for one in ends} <= {*GONE, grpc.StatusCode.OK}
