@@ -61,14 +61,16 @@ valid_files() {
   done
 }
 
+up() { compose --progress quiet up --detach --no-build --pull never --wait --wait-timeout 120 "$@"; }
+
 predict() {
   inside "$PYTHON" -m server predict churn --geography Spain --credit-score 500 --gender Female --age 40 --tenure 3 \
-    --balance 50000 --products 2 --has-card --active --salary 40000
+    --balance 50000 --products 2 --has-card --active --salary 40000 "$@"
 }
 
 answers_within() {
   local until=$((SECONDS + $1))
-  until predict; do [ "$SECONDS" -lt "$until" ] || return 1; sleep 0.2; done
+  until predict 2>/dev/null; do [ "$SECONDS" -lt "$until" ] || return 1; sleep 0.2; done
 }
 
 traffic() { inside "$PYTHON" -m deploy.traffic --seconds "$@"; }
@@ -93,6 +95,7 @@ child_dies_unnoticed() {
   wait "$client" || return 1
   sleep 6   # a scrape
   echo "sluice_session_restarts_total: $before before, $(restarts) after"
+  compose logs --no-log-prefix server | grep -oE '"session_process_(died|replaced)".*' | tail -2
   [ "$(restarts)" -gt "$before" ]
 }
 
@@ -114,6 +117,24 @@ own_size() {   # bytes on top of the base image; the official python:3.11-slim b
   base=$("$ENGINE" docker image inspect --format '{{.Size}}' python:3.11-slim)
   echo "$(((image - base) / 1000000)) MB of our own on a base of $((base / 1000000)) MB"
   [ $((image - base)) -lt 175000000 ]
+}
+
+# the override: refused without a key, answered with one over TLS, and the key is nowhere to be seen
+secured() {
+  local key=compose-test-0123456789abcdef files='--file docker-compose.yml --file docker-compose.secure.yml'
+  export SLUICE_SECRETS=$scratch/secrets
+  mkdir "$SLUICE_SECRETS"
+  openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=sluice -addext subjectAltName=IP:127.0.0.1 \
+    -keyout "$SLUICE_SECRETS/tls.key" -out "$SLUICE_SECRETS/tls.crt" 2>/dev/null
+  echo "test:infer:$key" >"$SLUICE_SECRETS/api_keys"
+  echo "$key" >"$scratch/key"
+  chown -R 65532 "$SLUICE_SECRETS"
+  chmod 400 "$SLUICE_SECRETS"/*
+  # shellcheck disable=SC2086 - words on purpose
+  compose $files --progress quiet up --detach --no-build --pull never --wait --wait-timeout 60 server
+  { predict --tls-ca "$SLUICE_SECRETS/tls.crt" 2>&1 || true; } | grep UNAUTHENTICATED || return 1
+  predict --tls-ca "$SLUICE_SECRETS/tls.crt" --api-key-file "$scratch/key" || return 1
+  ! { "$ENGINE" docker inspect "$(container server)"; compose logs server; } | grep -q "$key"
 }
 
 stops_cleanly() {
@@ -146,7 +167,7 @@ main() {
   say "docker compose up"
   "$ENGINE" start run
   check "every combination of files is valid" valid_files
-  check "up, healthy in order" compose up --detach --no-build --pull never --wait --wait-timeout 120 server prometheus
+  check "up, healthy in order" up server prometheus
   compose ps --format 'table {{.Service}}\t{{.Status}}\t{{.Ports}}'
   check "a prediction through the published port" predict
 
@@ -167,6 +188,9 @@ main() {
 
   say "docker compose stop"
   check "everything ends with 0 inside its grace" stops_cleanly
+
+  say "docker-compose.secure.yml"
+  check "TLS and API keys from files" secured
 
   say "verdict"
   echo "compose-test: $passed passed, $failed failed"

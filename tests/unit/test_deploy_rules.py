@@ -33,29 +33,27 @@ def test_every_alert_has_a_severity_and_fires_in_a_rule_test():
     assert fired == set(NAMES)
 
 
-def test_the_rules_do_what_their_tests_say():
-    done = promtool("test", "rules", *sorted((PROMETHEUS / "tests").glob("*.yml")))
-
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 @pytest.mark.parametrize(
-    ("right", "wrong"),
+    ("tests", "right", "wrong"),
     [
-        ("> 14.4 * 0.001 and", "> 40 * 0.001 and"),
-        ('"INTERNAL|UNKNOWN|DATA_LOSS|UNAVAILABLE"', '"INTERNAL"'),
-        ("(sluice_queue_oldest_age_seconds) > 1", "(sluice_queue_oldest_age_seconds) > 10"),
-        ("unless sluice_model_load_failures_total offset 15m", "unless sluice_model_load_failures_total offset 1m"),
-        ("max by (model) (sluice_jobs_dead)", "(sluice_jobs_dead)"),
+        ("slo_fast", "> 14.4 * 0.001 and", "> 40 * 0.001 and"),
+        ("slo_fast", '"INTERNAL|UNKNOWN|DATA_LOSS|UNAVAILABLE"', '"INTERNAL|UNAVAILABLE|RESOURCE_EXHAUSTED"'),
+        ("serving", "(sluice_queue_oldest_age_seconds) > 1", "(sluice_queue_oldest_age_seconds) > 10"),
+        (
+            "models",
+            "unless sluice_model_load_failures_total offset 15m",
+            "unless sluice_model_load_failures_total offset 1m",
+        ),
+        ("jobs", "max by (model) (sluice_jobs_dead)", "(sluice_jobs_dead)"),
     ],
 )
-def test_a_rule_that_is_bent_is_noticed(tmp_path, right, wrong):
+def test_a_rule_that_is_bent_is_noticed_by_the_rule_tests(tmp_path, tests, right, wrong):
     folder = tmp_path / "prometheus"
     shutil.copytree(PROMETHEUS, folder)
     for path in (folder / "rules").glob("*.yml"):
         path.write_text(path.read_text().replace(right, wrong))
     assert any(wrong in path.read_text() for path in (folder / "rules").glob("*.yml"))
 
-    done = promtool("test", "rules", *sorted((folder / "tests").glob("*.yml")))
+    done = promtool("test", "rules", folder / "tests" / f"{tests}.yml")
 
     assert done.returncode != 0

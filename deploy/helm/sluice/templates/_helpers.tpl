@@ -21,7 +21,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
 {{- define "sluice.grace" -}}
-{{ add .Values.drain.delaySeconds .Values.drain.seconds 10 }}
+{{- /* the server itself gives up 10 s after the drain */ -}}
+{{ add .Values.drain.delaySeconds .Values.drain.seconds 15 }}
 {{- end -}}
 
 {{- define "sluice.resources" -}}
