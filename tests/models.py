@@ -254,13 +254,12 @@ def of_sequences() -> bytes:
 def of_constant(floats: int) -> bytes:
     """A handful of bytes that ONNX Runtime unfolds to `floats` floats when it opens the model."""
     nodes = [
-        helper.make_node("ConstantOfShape", ["shape"], ["ones"], value=constant("v", np.ones(1, np.float32))),
+        helper.make_node("Expand", ["one", "shape"], ["ones"]),
         helper.make_node("ReduceSum", ["ones"], ["sum"], keepdims=0),
         helper.make_node("Add", ["x", "sum"], ["y"]),
     ]
-    return model(
-        nodes, [value("x", "FP32", ["N", 2])], [value("y", "FP32", ["N", 2])], [constant("shape", np.array([floats]))]
-    )
+    constants = [constant("one", np.ones(1, np.float32)), constant("shape", np.array([floats]))]
+    return model(nodes, [value("x", "FP32", ["N", 2])], [value("y", "FP32", ["N", 2])], constants)
 
 
 def top_k() -> bytes:

@@ -22,6 +22,7 @@ from server.sessions.base import (
     RunFailed,
     RunTimedOut,
 )
+from server.sessions.budget import FIRST_PAUSE
 from server.sessions.dtypes import NUMPY, to_raw
 from server.sessions.process import ProcessInstance
 from tests import models
@@ -451,7 +452,10 @@ def test_runs_that_had_to_be_killed_do_not_take_the_instance_out(
     for killed in range(1, 7):
         os.kill(instance.pid, signal.SIGSTOP)
         assert isinstance(run(instance, row_of_add(1, 2), timeout=0.01), RunTimedOut)
-        assert eventually(lambda: instance.restarts == killed and instance.available)  # noqa: B023  (used at once)
+        assert eventually(
+            lambda: instance.restarts == killed and instance.available,  # noqa: B023  (used at once)
+            seconds=FIRST_PAUSE / 2,
+        )
 
 
 def test_five_crashes_a_minute_take_the_instance_out(process: Callable[[bytes], ProcessInstance]) -> None:

@@ -254,7 +254,7 @@ def test_a_matching_card_is_accepted(tmp_path: Path) -> None:
 def test_a_model_whose_rows_depend_on_each_other_is_not_batched(loads: Load, isolation: str) -> None:
     loaded = loads(models.softmax_over_rows(), replace(OPTIONS, isolation=isolation))
     (instance,) = loaded.instances
-    together = part(tensor("x", "FP32", np.zeros((4, 2), np.float32)))
+    together = part(tensor("x", "FP32", np.zeros((4, 2), np.float32)), rows=1)
 
     assert loaded.spec.max_batch_size == 0
     assert loaded.labels["batching"] == "disabled: output y depends on the other rows of a batch"

@@ -3,6 +3,7 @@
 import math
 import os
 import resource
+import signal
 import struct
 import subprocess
 import sys
@@ -398,15 +399,47 @@ def test_cores_are_the_affinity_cut_by_the_quota(
     assert limits.cores() == expected
 
 
-def test_the_address_space_is_bounded_above_what_is_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[tuple[int, int]] = []
-    monkeypatch.setattr(resource, "setrlimit", lambda _, bounds: said.append(bounds))
-    limits.after_load(100 * MIB, 7 * MIB, unlimited=False)
-    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    ((soft, hard),) = said
+@pytest.fixture
+def bounds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the address space bounds that were set, counted from what is mapped; none is set for real."""
+    said: list[int] = []
 
-    assert abs(soft - mapped - 107 * MIB) < 64 * MIB
-    assert hard == resource.getrlimit(resource.RLIMIT_AS)[1]
+    def setrlimit(which: int, pair: tuple[int, int]) -> None:
+        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        assert (which, pair[1]) == (resource.RLIMIT_AS, resource.getrlimit(resource.RLIMIT_AS)[1])
+        said.append(pair[0] - mapped if pair[0] != resource.RLIM_INFINITY else -1)
+
+    monkeypatch.setattr(resource, "setrlimit", setrlimit)
+    return said
+
+
+@pytest.fixture
+def alarms(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    said: list[float] = []
+    monkeypatch.setattr(signal, "setitimer", lambda _, seconds: said.append(seconds))
+    return said
+
+
+def test_opening_is_bounded_in_time_and_by_the_size_of_the_file(bounds: list[int], alarms: list[float]) -> None:
+    limits.before_load(30.0, 500 * MIB, 10 * MIB)
+
+    assert alarms == [30.0]
+    assert bounds == pytest.approx([580 * MIB], abs=16 * MIB)
+
+
+def test_running_is_bounded_by_the_headroom_and_the_areas(bounds: list[int], alarms: list[float]) -> None:
+    limits.after_load(500 * MIB, 70 * MIB, unlimited=False)
+
+    assert alarms == [0]
+    assert bounds == pytest.approx([570 * MIB], abs=16 * MIB)
+
+
+def test_a_gpu_and_no_headroom_mean_no_bound(bounds: list[int], alarms: list[float]) -> None:
+    limits.before_load(30.0, 0, MIB)
+    limits.after_load(0, MIB, unlimited=False)
+    limits.after_load(MIB, MIB, unlimited=True)
+
+    assert (bounds, alarms) == ([-1], [30.0, 0, 0])
 
 
 # Installation and files
