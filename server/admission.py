@@ -109,8 +109,8 @@ class Admission:
         Raises:
             DeadlineUnreachable: `retry_after` is when a request with the same budget would be in time.
         """
-        limit = batcher.limit
         budget = pending.end - pending.arrival
+        limit = batcher.rows_for(budget)
         full = self._costs.seconds(limit)
         ahead = batcher.rows_before(pending.rank, pending.deadline)
         start = free_at + self._costs.start_after(ahead, limit, self._instances)

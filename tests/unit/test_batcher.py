@@ -166,7 +166,7 @@ def test_the_doomed_are_dropped_before_launch_when_others_wait():
 
 def test_with_nothing_left_behind_a_smaller_batch_saves_the_urgent_one():
     queue = batcher(limit=32)
-    fill(queue, item("urgent", deadline=0.007), *(item(i, deadline=1) for i in range(20)))
+    fill(queue, item("urgent", deadline=0.007, arrival=-1), *(item(i, deadline=1) for i in range(20)))
     batch = queue.take(0.0)
 
     assert batch.dropped == []
@@ -175,12 +175,22 @@ def test_with_nothing_left_behind_a_smaller_batch_saves_the_urgent_one():
 
 def test_an_urgent_request_among_patient_ones_gets_a_batch_it_can_finish_in():
     queue = batcher()
-    fill(queue, *(item(i, deadline=60) for i in range(500)), item("urgent", deadline=0.0101))
+    fill(queue, *(item(i, deadline=60) for i in range(500)), item("urgent", deadline=0.0101, arrival=-1))
     batch = queue.take(0.0)
 
     assert batch.dropped == []
     assert names(batch)[0] == "urgent"
     assert batch.rows == 10
+
+
+def test_a_tight_budget_makes_small_batches():
+    queue = batcher()
+    fill(queue, *(item(i, deadline=0.020) for i in range(100)))
+
+    assert queue.take(0.0).rows == 14
+    assert queue.rows_for(0.020) == 14
+    assert queue.rows_for(1.0) == 32
+    assert queue.rows_for(0.001) == 1
 
 
 def test_a_request_that_cannot_finish_even_alone_is_dropped():
@@ -211,6 +221,13 @@ def test_where_the_policy_delays_a_missed_timeout_moves_behind_the_others_of_its
     assert [names(queue.take(1.0)) for _ in range(3)] == [["a"], ["slow"], ["low"]]
 
 
+def test_an_entry_whose_both_deadlines_have_passed_ends_at_once():
+    queue = batcher()
+    fill(queue, item("slow", deadline=1, delayed_deadline=9))
+
+    assert [entry.name for entry in queue.expire(9.0)] == ["slow"]
+
+
 def test_a_delayed_entry_still_ends_at_its_callers_deadline():
     queue = batcher()
     fill(queue, item("slow", deadline=1, delayed_deadline=9))
@@ -239,7 +256,7 @@ def test_a_doomed_entry_of_a_lower_class_is_not_computed():
 
 def test_a_backlog_of_a_lower_class_dooms_nobody_above_it():
     queue = batcher()
-    fill(queue, *(item(i, rank=4, deadline=0.1) for i in range(100)), item("high", rank=2, deadline=0.0101))
+    fill(queue, *(item(i, rank=4, deadline=0.1) for i in range(100)), item("high", rank=2, deadline=0.0101, arrival=-1))
     batch = queue.take(0.0)
 
     assert batch.dropped == []
