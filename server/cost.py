@@ -21,7 +21,11 @@ DOUBT = 0.02
 """How far one refusal on an idle model takes the curve back towards what was measured at load."""
 
 WORTHWHILE_GAIN = 0.10
-"""A larger batch must bring this much more rows per second than the knee, or it only adds latency."""
+"""A larger batch must bring this much more rows per second than the knee, or it only adds latency.
+
+Measured with one thread: doubling the batch of the churn model still gains 14 % at 256 rows, that of the sentiment LSTM
+16 % from one row to two and 3 % at most after that; 10 % tells a fixed cost being shared from the noise of a median.
+"""
 
 
 class CostCurve:
