@@ -128,6 +128,8 @@ class LaneStatistics:
     depth: int
     running: int
     oldest_age: float
+    rows: int = 0
+    """Rows of waiting online requests."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from server import log
 from server.errors import Cancelled, QueueFull, QueueUnavailable, ServingError, Unavailable
@@ -137,13 +137,18 @@ class Worker:
         """Work until drained. A bug in one of the loops ends all of them and comes out here."""
         for source in self._sources:
             source.on_cancel(self._cancel)
-        async with asyncio.TaskGroup() as group:
-            loops = [self._claim_loop, self._settle_loop, self._beat_loop, self._recover_loop]
-            tasks = [group.create_task(loop()) for loop in loops]
-            await self._draining.wait()
-            await self._finish([tasks[0], tasks[3]])
-            for task in (*tasks, *self._alarms.values()):
-                task.cancel()
+        try:
+            async with asyncio.TaskGroup() as group:
+                loops = [self._claim_loop, self._settle_loop, self._beat_loop, self._recover_loop]
+                tasks = [group.create_task(loop()) for loop in loops]
+                await self._draining.wait()
+                await self._finish([tasks[0], tasks[3]])
+                for task in tasks:
+                    task.cancel()
+        finally:
+            for alarm in self._alarms.values():
+                alarm.cancel()
+            await asyncio.gather(*self._alarms.values(), return_exceptions=True)
         await self._leave()
 
     # claiming
@@ -192,9 +197,7 @@ class Worker:
         for source in self._sources:
             if source not in self._alarms:
                 self._alarms[source] = asyncio.create_task(source.wait())
-        drained = asyncio.create_task(self._draining.wait())
-        await asyncio.wait([*self._alarms.values(), drained], return_when=asyncio.FIRST_COMPLETED)
-        drained.cancel()
+        await asyncio.wait(self._alarms.values(), return_when=asyncio.FIRST_COMPLETED)
         for source, alarm in list(self._alarms.items()):
             if alarm.done():
                 del self._alarms[source]
@@ -220,7 +223,8 @@ class Worker:
         self._answers.append((held, outcome))
         if not self._waking:
             self._waking = True
-            self._loop.call_soon_threadsafe(self._wake)
+            with suppress(RuntimeError):  # the loop is closed: an outcome after the worker's end is for nobody
+                self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
         self._waking = False

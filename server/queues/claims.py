@@ -25,6 +25,9 @@ class Claim:
     lane: int
     entry: str
     reply_to: str = ""
+    """The frontend that waits for it, "" for a job."""
+    size: int = 0
+    """Bytes of its envelope."""
     cancelled: bool = False
     """Somebody asked to cancel it before it was claimed."""
 

@@ -11,6 +11,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from server.queues.redis_link import RedisLink
+from server.queues.redis_tasks import cancel_all, spawn
 
 Heard = Callable[[list[str]], None]
 """Called on the loop with the ids of one message; with none after the subscription was made again."""
@@ -33,14 +34,13 @@ class RedisBells:
         self._change.set()
         if self._task is None:
             self._pubsub = self._link.client("subscription").pubsub(ignore_subscribe_messages=True)
-            self._task = asyncio.create_task(self._listen())
+            self._task = spawn(self._listen())
 
     async def close(self) -> None:
         """Stop listening. Idempotent."""
         if self._task is not None:
             self._closing = True
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await cancel_all(self._task)
             self._task = None
             await self._pubsub.aclose()
 

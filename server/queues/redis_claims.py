@@ -156,17 +156,22 @@ class RedisClaims(ABC):
         names = {name.removesuffix(f":{self.kind}"): name for name in known if name.endswith(f":{self.kind}")}
         return [names[consumer] for consumer in await self._member.gone(list(names))]
 
+    @abstractmethod
+    def _note(self, claim: Claim, payload: bytes, extra: str) -> None:
+        """Keep on the claim what else its row said."""
+
     async def _read(self, rows: Sequence[Any]) -> list[Claim]:
         """Return the claims of a reply; what was damaged on the way is settled as failed and left out."""
         claims, damaged, now = [], [], time.monotonic()
         for lane, entry, key, left, attempt, payload, extra in rows:
-            text = extra.decode()
-            claim = Claim(key.decode(), _UNREAD, attempt, lane, entry.decode(), text, cancelled=text == "1")
+            unread = InferRequest(self._model, "", "", (), 0)
+            claim = Claim(key.decode(), unread, attempt, lane, entry.decode())
             try:
                 claim.request = decode_request(payload, NO_DEADLINE if left < 0 else now + left / 1000)
                 claims.append(claim)
             except DamagedEnvelope:
                 damaged.append(claim)
+            self._note(claim, payload, extra.decode())
         if damaged:
             self.damaged += len(damaged)
             log.event("queue_entry_damaged", logging.ERROR, model=self._model, entries=len(damaged))
@@ -195,6 +200,3 @@ class RedisClaims(ABC):
     async def leave(self) -> None:
         """See `Claims`."""
         await self._link.run("forget", self._lanes, [self._prefix, self._who])
-
-
-_UNREAD = InferRequest("", "", "", (), 0)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from typing_extensions import override
 
+from server.admission import SLACK_PRIORITY
 from server.errors import Cancelled, DeadlineExceeded, DeadlineUnreachable, InferenceFailed, ServingError
 from server.jobs import JobLimits
 from server.queues.claims import Claim, Outcome, Renewal
@@ -54,6 +55,12 @@ class RedisJobClaims(RedisClaims):
         late: int = verdicts.count(b"STALE")
         self.late += late
         return late
+
+    @override
+    def _note(self, claim: Claim, payload: bytes, extra: str) -> None:
+        claim.cancelled = extra == "1"
+        # Its own priority chose the lane; against online requests a job gets the slack only.
+        claim.request.priority = SLACK_PRIORITY
 
     async def release(self, claims: Sequence[Claim]) -> None:
         """See `Claims`."""

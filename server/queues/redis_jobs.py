@@ -97,7 +97,8 @@ class RedisJobs:
         return [
             keys.prefix(request.model_name), new_job_id(request.model_name), encode_request(request),
             fingerprint(request), idem, _ms(limits.idempotency_window), budget, keep, _ms(ttl),
-            limits.max_depth, limits.max_bytes, _ms(limits.max_age), options.tenant, request.model_version, request.priority,
+            limits.max_depth, limits.max_bytes, _ms(limits.max_age), options.tenant,
+            request.model_version, request.priority,
         ]  # fmt: skip
 
     def _refusal(self, reply: View) -> ServingError:

@@ -28,6 +28,7 @@ from server.errors import QueueUnavailable
 from server.queues.redis_address import RedisAddress
 from server.queues.redis_client import AnyRedis, Purpose, connect
 from server.queues.redis_scripts import Script, load_scripts
+from server.queues.redis_tasks import cancel_all, spawn
 
 EPOCH = "tq:epoch"
 WATCH_INTERVAL = 0.05
@@ -104,14 +105,12 @@ class RedisLink:
     async def open(self) -> None:
         """Start; returns once Redis was asked for the first time, whether it answered or not."""
         await self._ask_epoch()
-        self._tasks = [asyncio.create_task(job()) for job in (self._send_loop, self._watch_loop, self._late_loop)]
+        self._tasks = [spawn(job()) for job in (self._send_loop, self._watch_loop, self._late_loop)]
 
     async def close(self) -> None:
         """End every call with QueueUnavailable and close all connections. Idempotent."""
         self._closing = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_all(*self._tasks)
         self._tasks = []
         self._up.clear()
         self._fail_calls()
@@ -130,22 +129,29 @@ class RedisLink:
             BrokerFull: Redis is at maxmemory and the script is not one of those that may exceed it.
         """
         if not self._up.is_set():
-            raise self._away()
+            raise self.away()
         call = _Call(self._scripts[name], keys, args)
         self._queue.append(call)
         self._wake.set()
         return await call.future
 
     async def execute(self, *command: Argument) -> Any:  # noqa: ANN401
-        """Run one command that bears being repeated. Raises QueueUnavailable."""
-        if not self._up.is_set():
-            raise self._away()
-        try:
-            return await self._commands.execute_command(*command)
-        except AWAY as error:
-            raise self._away() from error
+        """Run one command that bears being repeated. Raises QueueUnavailable.
 
-    def _away(self) -> QueueUnavailable:
+        The command runs on when its caller is cancelled: redis-py 8.1 was seen to swallow a cancellation, and its
+        connection would have to go.
+        """
+        if not self._up.is_set():
+            raise self.away()
+        work = asyncio.ensure_future(self._commands.execute_command(*command))
+        work.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            return await asyncio.shield(work)
+        except AWAY as error:
+            raise self.away() from error
+
+    def away(self) -> QueueUnavailable:
+        """Return the error that says so."""
         return QueueUnavailable("queue: Redis cannot be reached at the moment", retry_after=0.5)
 
     async def _send_loop(self) -> None:
@@ -263,7 +269,7 @@ class RedisLink:
             self._sending.cancel()
         for call in (*self._sent, *self._queue):
             if not call.future.done():
-                call.future.set_exception(self._away())
+                call.future.set_exception(self.away())
         self._queue.clear()
 
 

@@ -8,6 +8,7 @@ from server.errors import QueueUnavailable
 from server.jobs import JobStatistics, LaneStatistics
 from server.queues import redis_keys as keys
 from server.queues.redis_link import BrokerRefused, RedisLink
+from server.queues.redis_tasks import cancel_all, spawn
 
 INTERVAL = 1.0
 
@@ -21,18 +22,20 @@ class RedisLook:
         self._models: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
+    async def refresh(self) -> None:
+        """Look now. Raises QueueUnavailable."""
+        self._last = await self._look()
+
     def include(self, model: str) -> None:
         """Look at this model as well from now on."""
         self._models.add(model)
         if self._task is None:
-            self._task = asyncio.create_task(self._loop())
+            self._task = spawn(self._loop())
 
     async def close(self) -> None:
         """Stop looking. Idempotent."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await cancel_all(self._task)
+        self._task = None
 
     def statistics(self) -> JobStatistics:
         """Return the last look; any thread."""
@@ -41,7 +44,7 @@ class RedisLook:
     async def _loop(self) -> None:
         while True:
             with suppress(QueueUnavailable, BrokerRefused):  # `available` says so; the numbers stay what they were
-                self._last = await self._look()
+                await self.refresh()
             await asyncio.sleep(INTERVAL)
 
     async def _look(self) -> JobStatistics:
@@ -53,7 +56,8 @@ class RedisLook:
             found, counts, buried, held = await self._link.run("look", [keys.any_key(model)], [keys.prefix(model)])
             start = len(keys.prefix(model)) + len("s:")
             lanes += [
-                LaneStatistics(model, n.decode()[start:], length, run, age / 1000) for n, length, run, age in found
+                LaneStatistics(model, name.decode()[start:], length, running, age / 1000, rows)
+                for name, length, running, age, rows in found
             ]
             for name, number in zip(counts[::2], counts[1::2], strict=True):
                 totals[model, name.decode()] = int(number)

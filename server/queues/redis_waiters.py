@@ -12,6 +12,7 @@ from server.errors import QueueUnavailable
 from server.queues import redis_keys as keys
 from server.queues.redis_bells import RedisBells
 from server.queues.redis_link import RedisLink
+from server.queues.redis_tasks import cancel_all, spawn
 
 CHECK_INTERVAL = 1.0
 _CHUNK = 500
@@ -61,14 +62,12 @@ class RedisWaiters:
 
     async def close(self) -> None:
         """Stop looking. Idempotent."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await cancel_all(self._task)
+        self._task = None
 
     def _start(self, model: str) -> None:
         if self._task is None:
-            self._task = asyncio.create_task(self._check_loop())
+            self._task = spawn(self._check_loop())
             self._link.on_change(lambda _: self._wake_all())
         if model not in self._waiting:
             self._waiting[model] = {}

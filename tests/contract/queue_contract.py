@@ -13,6 +13,7 @@ from server.messages import NO_DEADLINE, Ticket
 from server.queues.base import Queue
 from server.queues.memory import MemoryQueue
 from server.sessions.base import RunFailed
+from tests.contract.redis_harness import RedisHarness
 from tests.unit.simulation import Outcome, Simulation, echo, limits, request
 
 REFUSED = 251
@@ -126,4 +127,7 @@ def _refuse(parts):
     return echo(parts)
 
 
-HARNESSES: dict[str, Callable[[], QueueHarness]] = {"memory": MemoryHarness}
+HARNESSES: dict[str, Callable[[], QueueHarness]] = {
+    "memory": MemoryHarness,
+    "redis": lambda: RedisHarness(Answer, BOUND, REFUSED),
+}

@@ -4,7 +4,7 @@
 --   P s:<route>:<lane>   stream  one entry per unfinished job or request; never trimmed, the bound is at the entrance.
 --                                route: the version asked for, "" for any. lane: jhi jlo (jobs), ohi olo (online).
 --                                job entry:    j job id, d deadline (ms, 0 none), z bytes
---                                online entry: i request id, d deadline, z bytes, f frontend, b envelope
+--                                online entry: i request id, d deadline, z bytes, r rows, f frontend, b envelope
 --                                An entry is deleted with its ack, so XLEN = waiting + running.
 --   P j:<job>            hash    st state, n attempts started, o owner, s lane, id entry, dl deadline, c cancel asked,
 --                                v version asked for, p priority, tn tenant, z bytes, ttl of the record after its end,
@@ -20,9 +20,11 @@
 --   P k:<consumer>       string  its last claim, so that a claim repeated after a lost reply hands out the same
 --   P f:<frontend>       string  its last send and the verdicts, for the same reason
 --   P a:<frontend>       stream  answers to its online requests: i request id, b envelope, ...
---   P live               zset    consumer|route by the instant its worker counts as gone
+--   P rows               hash    rows of the waiting online requests by lane
 --   P done, P cx         channels: ids whose state changed; ids to cancel
 --   tq:w:<consumer>      string  alive while it exists (another slot: never touched by scripts)
+--   tq:served            zset    model|version|consumer by the instant its announcement ends;  tq:specs  hash  what they
+--                                announced, by model|version
 --   tq:models            set     every model name ever used;  tq:epoch  string  missing or changed: data was lost
 local P, G = ARGV[1], 'w'
 

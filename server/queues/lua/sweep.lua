@@ -30,7 +30,7 @@ local function sweep_waiting(lane, from)
     local id, jid, deadline, size = e[1], e[2][2], tonumber(e[2][4]), e[2][6]
     local over = deadline > 0 and deadline <= now
     if is_online(e) then
-      if over then drop_entry(lane, id, size) end
+      if over and drop_entry(lane, id, size) == 1 then redis.call('HINCRBY', P .. 'rows', lane, -e[2][8]) end
     elseif redis.call('EXISTS', P .. 'j:' .. jid) == 0 then lost(lane, id, jid, size)
     elseif over then
       drop_entry(lane, id, size); close_job(jid, 'expired', now); rung[#rung + 1] = jid

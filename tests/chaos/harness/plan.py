@@ -1,7 +1,7 @@
 """What both ends of a chaos run agree on.
 
-Five attempts, not three: a worker dies every half second, so a job that is being recovered alone dies with it about once
-in a thousand times, and in 20,000 jobs three deaths in a row of an innocent one would be seen now and then.
+Five attempts, not three: a worker dies every half second, so a job that is being recovered alone dies with it about
+once in a thousand times, and in 20,000 jobs three deaths in a row of an innocent one would be seen now and then.
 """
 
 from server.jobs import JobLimits
