@@ -29,7 +29,7 @@ from http import HTTPStatus
 from server import __version__, log
 from server.accounting import Accountant
 from server.alarm import ThreadAlarm
-from server.assembly import credentials, make_schedulers, session_options, transport_options, wire_limits
+from server.assembly import Queued, credentials, make_schedulers, session_options, transport_options, wire_limits
 from server.errors import ServingError
 from server.metrics import Metrics, ModelSnapshot, Sources
 from server.modelconfig import resolve
@@ -37,7 +37,6 @@ from server.probes import Page, ProbeServer, plain
 from server.queues.memory import MemoryQueue
 from server.repository import Options, Repository
 from server.rest.server import RestServer
-from server.scheduler import Scheduler
 from server.sessions.loader import ModelLoader
 from server.settings import Settings
 from server.store import Store, StoreError
@@ -48,6 +47,7 @@ from server.wire.gate import Gate
 from server.wire.lifecycle import Lifecycle
 from server.wire.open_inference import Identification
 from server.wire.services import Wire, methods
+from server.wire.shared_memory import SharedMemory
 
 DRAIN_MARGIN = 10.0
 """Seconds beyond the drain's own in which sessions close, before the watchdog ends the process."""
@@ -71,9 +71,16 @@ class App:
         self._admission = Admission(limits)
         accountant = Accountant(self._metrics.requests, settings.log_requests_per_second)
         gate = Gate(limits, credentials(settings), self._admission, accountant)
-        identification = Identification("sluice", __version__)
+        prefix = settings.shared_memory_prefix
         wire = Wire(
-            gate, self._repository, self._queue, self._lifecycle, identification, log.Levels(), settings.reflection
+            gate=gate,
+            catalog=self._repository,
+            queue=self._queue,
+            lifecycle=self._lifecycle,
+            identification=Identification("sluice", __version__),
+            log=log.Levels(),
+            reflection=settings.reflection,
+            shared_memory=SharedMemory(prefix) if prefix else None,
         )
         table = methods(wire)
         self._transport = _transport(settings, table)
@@ -149,7 +156,7 @@ class App:
         watchdog.daemon = True
         watchdog.start()
 
-    def _make_repository(self) -> Repository[Scheduler]:
+    def _make_repository(self) -> Repository[Queued]:
         settings = self._settings
         loader = ModelLoader(session_options(settings), resolve)
         options = Options(
@@ -162,7 +169,7 @@ class App:
         make = make_schedulers(settings, self._alarm)
         return Repository(Store(settings.model_store), loader, make, options, [_Bell(self._lifecycle)])
 
-    def _targets(self) -> Iterable[Scheduler]:
+    def _targets(self) -> Iterable[Queued]:
         return [served.scheduler for served in self._repository.served()]
 
     def _sources(self) -> Sources:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from server.admission import Limits as QueueLimits
 from server.alarm import Alarm
+from server.cache import CachedScheduler
 from server.scheduler import Scheduler
 from server.sessions.base import LoadedModel, SessionOptions
 from server.settings import InvalidSettings, Settings
@@ -15,8 +16,12 @@ from server.wire.limits import Limits as WireLimits
 MIB = 1 << 20
 
 
-def make_schedulers(settings: Settings, alarm: Alarm) -> Callable[[LoadedModel], Scheduler]:
-    """Return what gives each loaded version its queue."""
+Queued = Scheduler | CachedScheduler
+"""What stands before the instances of one version."""
+
+
+def make_schedulers(settings: Settings, alarm: Alarm) -> Callable[[LoadedModel], Queued]:
+    """Return what gives each loaded version its queue, and a response cache where its config asks for one."""
     limits = QueueLimits(
         max_requests=settings.max_queue_size,
         max_rows=settings.max_queue_size * 16,
@@ -25,8 +30,10 @@ def make_schedulers(settings: Settings, alarm: Alarm) -> Callable[[LoadedModel],
         run_timeout=settings.max_deadline_seconds,
     )
 
-    def make(loaded: LoadedModel) -> Scheduler:
-        return Scheduler(loaded.spec, loaded.instances, loaded.costs, alarm=alarm, limits=limits)
+    def make(loaded: LoadedModel) -> Queued:
+        scheduler = Scheduler(loaded.spec, loaded.instances, loaded.costs, alarm=alarm, limits=limits)
+        cached = loaded.spec.config.response_cache
+        return CachedScheduler(scheduler, settings.cache_mb * MIB) if cached else scheduler
 
     return make
 

@@ -41,7 +41,9 @@ class Settings:
     metrics_port: int = _setting(8002, "port of /metrics, /livez and /readyz, 0 for any free one", low=0, high=65535)
     device: Device = _setting("auto", "auto: GPU where there is one; cuda: refuse to start without")
     model_control: Control = _setting("none", "none: load all at start; poll: watch the store; explicit: on request")
-    load_model: tuple[str, ...] = _setting((), "models to load at start with --model-control explicit, comma separated")
+    load_model: tuple[str, ...] = _setting(
+        (), "models that --model-control explicit loads at start, comma separated; * for all"
+    )
     poll_seconds: float = _setting(5.0, "how often --model-control poll looks", low=0.05, high=3600)
     strict_readiness: bool = _setting(True, "ready only when every model loaded")
     isolation: Isolation = _setting("process", "process: sessions run in children that may die; none: in this process")
@@ -58,6 +60,10 @@ class Settings:
     load_timeout_seconds: float = _setting(120.0, "a model that takes longer to load is refused", low=1, high=86400)
     session_memory_mb: int = _setting(0, "address space a session child may add while serving; 0 for no limit", low=0)
     gpu_memory_mb: int = _setting(0, "GPU memory arena of each session; 0 for no limit", low=0)
+    cache_mb: int = _setting(64, "answers kept per model whose config has response_cache, in MiB", low=1, high=1 << 20)
+    shared_memory_prefix: str = _setting(
+        "", "take tensors in system shared memory below this key prefix, e.g. /client_"
+    )
     transport: TransportName = _setting("auto", "auto: the lean loop, or grpc.aio where its self-check fails")
     reflection: bool = _setting(True, "offer gRPC server reflection")
     tls_cert: Path | None = _setting(None, "PEM certificate chain; switches TLS on together with --tls-key")
