@@ -119,6 +119,16 @@ own_size() {   # bytes on top of the base image; the official python:3.11-slim b
   [ $((image - base)) -lt 175000000 ]
 }
 
+# the client of `--profile traffic`, balancing over the service's name from inside the network
+client_in_container() {
+  compose --profile traffic --progress quiet up --detach --no-build --pull never --no-deps traffic
+  sleep 8
+  compose --profile traffic --progress quiet stop traffic
+  compose --profile traffic logs --no-log-prefix traffic | grep -o '{.*}'
+  compose --profile traffic ps --all --format '{{.ExitCode}}' traffic | grep -qx 0
+  compose --profile traffic --progress quiet rm --force traffic
+}
+
 # the override: refused without a key, answered with one over TLS, and the key is nowhere to be seen
 secured() {
   local key=compose-test-0123456789abcdef files='--file docker-compose.yml --file docker-compose.secure.yml'
@@ -174,13 +184,15 @@ main() {
   say "traffic, and what Prometheus says of it"
   check "every call ends as it should" traffic "$TRAFFIC_SECONDS"
   check "an overload is refused, in time and with the right code" \
-    traffic 10 --rate 900 --deadline 0.02 --accept RESOURCE_EXHAUSTED,DEADLINE_EXCEEDED
+    traffic 10 --rate 900 --deadline 0.1 --accept RESOURCE_EXHAUSTED,DEADLINE_EXCEEDED
   check "kill -9 of a session child under traffic: no call fails" child_dies_unnoticed
   check "targets up, rules evaluate, dashboards and alerts have data" inside "$PYTHON" -m deploy.check.live http://127.0.0.1:9090
   if [ -n "$plots" ]; then
     check "dashboards drawn" inside "$PYTHON" -m deploy.render_dashboards http://127.0.0.1:9090 --out "$plots" \
       --minutes "$((TRAFFIC_SECONDS / 60 + 1))"
   fi
+
+  check "the client of --profile traffic" client_in_container
 
   say "a crash"
   crash_server

@@ -29,6 +29,8 @@ COLUMN_INCHES, ROW_INCHES = 0.62, 0.34
 TITLE_ROWS = 1.2
 POINTS = 180
 LEGEND_LINES = 6
+MOST_TICKS = 6
+TICK_SECONDS = (10, 30, 60, 300, 600, 1800, 3600, 21600, 86400)
 DAY = 86400.0
 """matplotlib counts days since the epoch."""
 SCALES = {
@@ -173,8 +175,11 @@ def draw_nothing(axes: Axes) -> None:
 
 
 def dates(axes: Axes) -> None:
-    """Label an axis of instants sparingly."""
-    axes.xaxis.set_major_locator(mdates.AutoDateLocator(minticks=3, maxticks=6))  # type: ignore[no-untyped-call]
+    """Label an axis of instants at round times, few enough to be read."""
+    start, end = (day * DAY for day in axes.get_xlim())
+    step = next((step for step in TICK_SECONDS if (end - start) / step <= MOST_TICKS), TICK_SECONDS[-1])
+    first = math.ceil(start / step) * step
+    axes.set_xticks([(first + number * step) / DAY for number in range(int((end - first) / step) + 1)])
     axes.xaxis.set_major_formatter(mdates.DateFormatter("%H:%M:%S"))  # type: ignore[no-untyped-call]
 
 
