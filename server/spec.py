@@ -113,7 +113,6 @@ class ModelConfig:
     batching: BatchPolicy = BatchPolicy()
     warmups: tuple[Warmup, ...] = ()
     response_cache: bool = False
-    decoupled: bool = False
     model_filename: str = "model.onnx"
     parameters: Mapping[str, str] = field(default_factory=lambda: EMPTY)
     ignored: tuple[str, ...] = ()
