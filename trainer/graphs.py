@@ -64,6 +64,7 @@ def export(network: nn.Module, example: Mapping[str, torch.Tensor], output: str)
     assert program is not None  # noqa: S101 - None only when exporting to a file
     model: onnx.ModelProto = program.model_proto
     model.ir_version = IR_VERSION
+    del model.graph.value_info[:]  # stale once a variant transposes a weight
     return model
 
 

@@ -8,16 +8,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.churn import NUMBERS
 from trainer.drawing import drawn_digits
 
 
 def customers(rows: int = 200, seed: int = 0) -> list[list[str]]:
     """A made-up bank: header and rows; who is over 45 tends to leave."""
     random = np.random.RandomState(seed)
-    table = [
-        "RowNumber,CustomerId,Surname,CreditScore,Geography,Gender,Age,Tenure,Balance,NumOfProducts,HasCrCard,"
-        "IsActiveMember,EstimatedSalary,Exited".split(",")
-    ]
+    columns = [*NUMBERS[:1], "Geography", "Gender", *NUMBERS[1:]]
+    table = [["RowNumber", "CustomerId", "Surname", *columns, "Exited"]]
     for number in range(rows):
         age = int(random.randint(18, 80))
         leaves = int(age + random.randint(-10, 10) > 45)
@@ -54,7 +53,10 @@ def write_digits(directory: Path, rows: int = 600) -> None:
 def write_reviews(directory: Path, rows: int = 300) -> None:
     """Made-up reviews of one to forty sentences, in the form of the converted IMDB files."""
     random = np.random.RandomState(2)
-    good, bad = "a lovely film ! i laughed . ".split(" "), "dull and far too long , avoid . ".split(" ")
+    good, bad = (
+        ["a", "lovely", "film", "!", "i", "laughed", ".", ""],
+        ["dull", "and", "far", "too", "long", ",", "avoid", ".", ""],
+    )
     (directory / "imdb").mkdir(parents=True)
     for part, count in (("train", rows), ("test", 60)):
         lines = ["id,label,rating,text"]

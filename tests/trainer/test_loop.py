@@ -109,7 +109,7 @@ def test_training_stops_early_and_keeps_the_best_epoch():
     task = Line(scores=[0.1, 0.9, 0.2, 0.3, 0.4, 0.5])
     history = fit(task, replace(PLAN, patience=2), seed=0, quiet=True)
 
-    assert [0.1, 0.9, 0.2, 0.3, 0.4] == [row.value for row in history]
+    assert [row.value for row in history] == [0.1, 0.9, 0.2, 0.3, 0.4]
     assert after_two == _weights(task)
 
 

@@ -51,9 +51,9 @@ def test_a_blank_number_is_not_known_and_an_unknown_country_is_kept(tmp_path):
     data = _load(tmp_path, table)
 
     everyone = np.concatenate([data.train.inputs["Balance"], data.test.inputs["Balance"]])
-    assert 1 == int(np.isnan(everyone).sum())
+    assert int(np.isnan(everyone).sum()) == 1
     countries = np.concatenate([data.train.inputs["Geography"], data.test.inputs["Geography"]])
-    assert 1 == int((countries == "Atlantis").sum())
+    assert int((countries == "Atlantis").sum()) == 1
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_file_that_is_no_table_is_refused_in_words(data, message):
 def test_a_quoted_cell_keeps_its_commas_and_unusual_line_marks():
     rows = list(readers.records(FILE, 'a,b\n"x, \x85y",2\n'.encode(), ("b", "a")))
 
-    assert [(2, {"a": "x, \x85y", "b": "2"})] == rows
+    assert rows == [(2, {"a": "x, \x85y", "b": "2"})]
 
 
 @given(st.text(max_size=12))
@@ -186,5 +186,5 @@ def test_pictures_of_another_size_are_refused(made_up_data):
 def test_the_star_rating_of_a_review_is_never_an_input(made_up_data):
     data = sentiment.load(made_up_data, True)
 
-    assert ["text"] == list(data.train.inputs)
-    assert (300, 60) == (len(data.train), len(data.test))
+    assert list(data.train.inputs) == ["text"]
+    assert (len(data.train), len(data.test)) == (300, 60)

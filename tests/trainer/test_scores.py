@@ -47,7 +47,7 @@ def test_calibration_error_of_one_overconfident_bin():
 def test_confusion_counts_true_classes_in_rows():
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]])
 
-    assert [[1, 1], [1, 0]] == scores.confusion(probabilities, np.array([0, 0, 1]))
+    assert scores.confusion(probabilities, np.array([0, 0, 1])) == [[1, 1], [1, 0]]
 
 
 def test_f1_of_two_hits_one_miss_and_one_false_alarm():
@@ -57,7 +57,7 @@ def test_f1_of_two_hits_one_miss_and_one_false_alarm():
 
 
 def test_a_single_output_column_is_the_probability_of_class_one():
-    assert [[0.75, 0.25]] == scores.class_probabilities(np.array([[0.25]])).tolist()
+    assert scores.class_probabilities(np.array([[0.25]])).tolist() == [[0.75, 0.25]]
 
 
 def test_mcnemar_agrees_with_the_binomial_distribution():
@@ -66,7 +66,7 @@ def test_mcnemar_agrees_with_the_binomial_distribution():
 
     only_first, only_second, p_value = scores.mcnemar(first, second)
 
-    assert (8, 2) == (only_first, only_second)
+    assert (only_first, only_second) == (8, 2)
     assert p_value == pytest.approx(2 * (1 + 10 + 45) / 1024)
 
 

@@ -27,14 +27,14 @@ def test_a_checksum_is_of_the_content_whatever_the_compression(directory, name):
 def test_another_content_is_refused_and_the_way_out_named(directory):
     (directory / "set" / "rows.csv").write_bytes(b"hello!\n")
 
-    with pytest.raises(DataError, match="not the published file: expected content sha256 5891b5.*--own-data"):
+    with pytest.raises(DataError, match=r"not the published file: expected content sha256 5891b5.*--own-data"):
         sources.read(directory, FILE, own=False)
 
 
 def test_own_data_is_taken_as_it_is(directory):
     (directory / "set" / "rows.csv").write_bytes(b"hello!\n")
 
-    assert b"hello!\n" == sources.read(directory, FILE, own=True)[1]
+    assert sources.read(directory, FILE, own=True)[1] == b"hello!\n"
 
 
 def test_a_missing_file_is_named_with_where_to_get_it(directory):
@@ -46,7 +46,7 @@ def test_a_missing_file_is_named_with_where_to_get_it(directory):
 def test_a_damaged_gzip_file_is_named(directory, damage):
     (directory / "set" / "rows.csv.gz").write_bytes(damage(gzip.compress(b"hello\n" * 100)))
 
-    with pytest.raises(DataError, match="rows.csv.gz is not a whole gzip file"):
+    with pytest.raises(DataError, match=r"rows\.csv\.gz is not a whole gzip file"):
         sources.read(directory, FILE, own=True)
 
 
@@ -55,7 +55,7 @@ def test_a_card_tells_own_rows_from_the_published_ones(tmp_path):
 
     (found,) = sources.fingerprints(tmp_path, CHURN)
 
-    assert ("churn/Churn_Modelling.csv", False) == (found["path"], found["published"])
+    assert (found["path"], found["published"]) == ("churn/Churn_Modelling.csv", False)
 
 
 @pytest.mark.parametrize("source", sources.SOURCES.values(), ids=lambda source: source.name)

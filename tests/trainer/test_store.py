@@ -14,9 +14,15 @@ def _publish(folder: Path, model: str = "m", version: int | None = None) -> int:
     return number
 
 
+def _fail(folder: Path, failure: BaseException | type[BaseException]) -> None:
+    with store.new_version(folder, "m") as (directory, _):
+        (directory / "model.onnx").write_bytes(b"half")
+        raise failure
+
+
 def test_versions_count_up_and_gaps_are_left(tmp_path):
-    assert [1, 2, 7, 8] == [_publish(tmp_path), _publish(tmp_path), _publish(tmp_path, version=7), _publish(tmp_path)]
-    assert [1, 2, 7, 8] == store.versions(tmp_path, "m")
+    assert [_publish(tmp_path), _publish(tmp_path), _publish(tmp_path, version=7), _publish(tmp_path)] == [1, 2, 7, 8]
+    assert store.versions(tmp_path, "m") == [1, 2, 7, 8]
 
 
 def test_other_folders_are_no_versions(tmp_path):
@@ -24,7 +30,7 @@ def test_other_folders_are_no_versions(tmp_path):
         (tmp_path / "m" / name).mkdir(parents=True)
     (tmp_path / "m" / "3").write_text("a file")
 
-    assert [] == store.versions(tmp_path, "m")
+    assert store.versions(tmp_path, "m") == []
 
 
 def test_a_version_never_changes(tmp_path):
@@ -36,30 +42,25 @@ def test_a_version_never_changes(tmp_path):
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
 def test_nothing_is_left_of_a_version_that_failed(tmp_path, failure):
-    with pytest.raises(failure), store.new_version(tmp_path, "m") as (directory, _):
-        (directory / "model.onnx").write_bytes(b"half")
-        raise failure
+    with pytest.raises(failure):
+        _fail(tmp_path, failure)
 
-    assert [] == list((tmp_path / "m").iterdir())
+    assert list((tmp_path / "m").iterdir()) == []
 
 
 def test_a_version_is_invisible_until_it_is_whole(tmp_path):
     with store.new_version(tmp_path, "m") as (directory, _):
         assert directory.name.startswith(".")
-        assert [] == store.versions(tmp_path, "m")
+        assert store.versions(tmp_path, "m") == []
 
-    assert ["1"] == os.listdir(tmp_path / "m")
+    assert [path.name for path in (tmp_path / "m").iterdir()] == ["1"]
 
 
 def test_a_full_disk_is_one_clear_sentence_and_leaves_nothing(tmp_path):
-    with (
-        pytest.raises(StoreError, match="cannot be written: No space left on device; free some space"),
-        store.new_version(tmp_path, "m") as (directory, _),
-    ):
-        (directory / "model.onnx").write_bytes(b"half")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(StoreError, match="cannot be written: No space left on device; free some space"):
+        _fail(tmp_path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
-    assert [] == list((tmp_path / "m").iterdir())
+    assert list((tmp_path / "m").iterdir()) == []
 
 
 def test_a_store_that_is_a_file_is_refused_before_training(tmp_path):
@@ -72,7 +73,7 @@ def test_a_store_that_is_a_file_is_refused_before_training(tmp_path):
 def test_checking_a_store_leaves_nothing(tmp_path):
     store.check_writable(tmp_path / "new", "m", None)
 
-    assert [] == list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_version_names_the_known_ones(tmp_path):
@@ -90,8 +91,8 @@ def test_a_small_file_is_replaced_whole(tmp_path, monkeypatch):
     with pytest.raises(StoreError):
         store.replace_text(path, "new")
 
-    assert "old" == path.read_text()
-    assert ["config.pbtxt"] == os.listdir(tmp_path)
+    assert path.read_text() == "old"
+    assert [found.name for found in tmp_path.iterdir()] == ["config.pbtxt"]
 
 
 def test_a_new_model_gets_its_configuration_and_labels(tmp_path):
@@ -100,7 +101,7 @@ def test_a_new_model_gets_its_configuration_and_labels(tmp_path):
     text = (tmp_path / "m" / "config.pbtxt").read_text()
     assert 'name: "m"\nbackend: "onnxruntime"\ndynamic_batching { }\n' in text
     assert 'dims: [ 2 ] label_filename: "labels.txt"' in text
-    assert "no\nyes\n" == (tmp_path / "m" / "labels.txt").read_text()
+    assert (tmp_path / "m" / "labels.txt").read_text() == "no\nyes\n"
 
 
 def test_a_second_version_does_not_serve_by_appearing(tmp_path):
