@@ -101,7 +101,7 @@ class Admission:
     def surely_in_time(self, pending: Pending, batcher: Batcher[Pending]) -> bool:
         """Whether even all that waits, worked off first, leaves a request plenty of time: the usual case, and cheap."""
         batches = 3 + batcher.rows / (batcher.limit * self._instances)
-        return pending.end - pending.arrival > batches * self._costs.seconds(batcher.limit)
+        return pending.end - pending.arrival > batches * self._costs.seconds_at_most(batcher.limit)
 
     def predict(self, pending: Pending, batcher: Batcher[Pending], free_at: float) -> None:
         """Refuse a request that would finish too late; `free_at` is when the first instance can take a batch.
@@ -111,10 +111,9 @@ class Admission:
         """
         budget = pending.end - pending.arrival
         limit = batcher.rows_for(budget)
-        full = self._costs.seconds(limit)
         ahead = batcher.rows_before(pending.rank, pending.deadline)
         start = free_at + self._costs.start_after(ahead, limit, self._instances)
-        finish = start + (full if ahead >= limit else self._costs.seconds(min(ahead + pending.rows, limit)))
+        finish = start + self._costs.seconds_at_most(min(ahead + pending.rows, limit))
         if finish > pending.end:
             needed = finish - pending.arrival
             raise DeadlineUnreachable(

@@ -128,14 +128,13 @@ class Batcher(Generic[E]):
             room = self._room(lanes, now)
             if room > 0:
                 self._fill(batch, lanes, room, now)
-                self._most_urgent()  # forget what was handed out: `_order` would keep it, and its tensors, alive
                 break
             self._give_up(seed, now, batch.dropped)
         return batch
 
     def rows_for(self, budget: float) -> int:
         """Return the most rows of a batch for requests that had `budget` seconds in all when they came."""
-        if self._costs.seconds(self.limit) <= RUN_SHARE * budget:
+        if self._costs.seconds_at_most(self.limit) <= RUN_SHARE * budget:
             return self.limit
         return max(self._costs.rows_within(RUN_SHARE * budget, self.limit), 1)
 
@@ -226,7 +225,7 @@ class Batcher(Generic[E]):
             return -math.inf
         # Fewer entries than a batch holds rows are waiting here, so looking at each of them is cheap.
         oldest = min(item[2].arrival for lane in lanes for item in lane.heap if item[2].waiting)
-        return min(oldest + delay, lanes[0].heap[0][0] - self._costs.seconds(rows))
+        return min(oldest + delay, lanes[0].heap[0][0] - self._costs.seconds_at_most(rows))
 
     def _room(self, lanes: list[Lane[E]], now: float) -> int:
         """Return how many rows the batch of the first lane's first entry may have; 0 if that one is doomed.
@@ -238,7 +237,7 @@ class Batcher(Generic[E]):
         budget = first.end - now
         limit = self.rows_for(first.end - first.arrival)
         rows = min(self._available(lanes), limit)
-        if self._costs.seconds(rows) <= budget:
+        if self._costs.seconds_at_most(rows) <= budget:
             return rows
         urgent = now + URGENT_BATCHES * self._costs.seconds(limit)
         if self.rows_before(first.rank, urgent) > limit:
@@ -247,7 +246,7 @@ class Batcher(Generic[E]):
         return fitting if fitting >= min(first.rows - first.taken, self.limit) else 0
 
     def _fill(self, batch: Batch[E], lanes: list[Lane[E]], room: int, now: float) -> None:
-        finish = now + self._costs.seconds(room)
+        finish = now + self._costs.seconds_at_most(room)
         for lane in lanes:
             while batch.rows < room and (entry := self._first(lane)) is not None:
                 if lane is not lanes[0] and not (entry.end >= finish and _near(batch, entry)):

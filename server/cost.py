@@ -17,6 +17,16 @@ LARGEST_STEP = 2.0
 One stalled run (a page fault, a neighbour on the machine) therefore moves a knot by 10 % at most.
 """
 
+MARGIN = 4
+"""Mean deviations that a promise allows for above the mean, as TCP's retransmission timer does (RFC 6298).
+
+Simulated with run times that vary by 20 % (lognormal), 100 ms deadlines and 5 times the load: of 1524 requests/s at
+most, 1022 are answered in time with no margin, 1432 with two deviations, 1473 with four.
+"""
+
+SPREAD_WEIGHT = 0.05
+"""Of one observation in the mean deviation."""
+
 DOUBT = 0.02
 """How far one refusal on an idle model takes the curve back towards what was measured at load."""
 
@@ -44,6 +54,7 @@ class CostCurve:
         self._seconds = list(measured.values())
         for i in range(1, len(self._seconds)):
             self._seconds[i] = max(self._seconds[i], self._seconds[i - 1])
+        self._spread = 0.0
         self._at_load = tuple(self._seconds)
         # The knots never move, so where a size lies between them is worked out once: a look-up costs 0.1 us.
         self._places = [self._place(rows) for rows in range(self._rows[-1] + 1)]
@@ -69,12 +80,16 @@ class CostCurve:
         low = self._seconds[lower]
         return low + weight * (self._seconds[upper] - low)
 
+    def seconds_at_most(self, rows: int) -> float:
+        """Return the seconds that a run of `rows` seldom exceeds, for whoever has a deadline to keep."""
+        return self.seconds(rows) * (1 + MARGIN * self._spread)
+
     def rows_within(self, budget: float, limit: int) -> int:
-        """Return the largest b <= `limit` with t(b) <= `budget` seconds, 0 if even one row takes longer."""
+        """Return the largest b <= `limit` that seldom exceeds `budget` seconds, 0 if not even one row does."""
         low, high = 0, limit
         while low < high:
             middle = (low + high + 1) // 2
-            if self.seconds(middle) <= budget:
+            if self.seconds_at_most(middle) <= budget:
                 low = middle
             else:
                 high = middle - 1
@@ -85,6 +100,7 @@ class CostCurve:
         expected = self.seconds(rows)
         change = min(max(seconds / expected, 1 / LARGEST_STEP), LARGEST_STEP) - 1
         lower, upper, weight = self._places[min(rows, self._rows[-1])]
+        self._spread += SPREAD_WEIGHT * (abs(change) - self._spread)
         # Divided by the squares of the weights, t(rows) itself moves by the full step (normalised least mean squares).
         step = WEIGHT * change / (weight**2 + (1 - weight) ** 2)
         self._seconds[lower] *= 1 + step * (1 - weight)
@@ -97,6 +113,7 @@ class CostCurve:
         A curve that learnt bad times would refuse everything, hence run nothing and never hear that they are over.
         Whoever refuses by this curve while the model stands idle says so here, until something is tried again.
         """
+        self._spread *= 1 - DOUBT
         for i, (seconds, at_load) in enumerate(zip(self._seconds, self._at_load, strict=True)):
             self._seconds[i] = min(seconds, seconds + DOUBT * (at_load - seconds))
 

@@ -215,7 +215,7 @@ def test_expired_entries_are_returned_once_and_the_others_stay():
 
 def test_where_the_policy_delays_a_missed_timeout_moves_behind_the_others_of_its_level():
     queue = batcher(limit=1)
-    fill(queue, item("slow", deadline=1, delayed_deadline=9), item("a", deadline=5), item("low", deadline=2, rank=2))
+    fill(queue, item("slow", deadline=1, delayed_deadline=9), item("a", deadline=20), item("low", deadline=2, rank=2))
 
     assert queue.expire(1.0) == []
     assert [names(queue.take(1.0)) for _ in range(3)] == [["a"], ["slow"], ["low"]]
@@ -299,6 +299,14 @@ def test_padding_in_a_batch_stays_within_its_bound():
         padded = batch.size * batch.rows
 
         assert padded - batch.sizes <= MAX_WASTE * padded
+
+
+def test_the_largest_of_a_neighbouring_class_stays_out_where_it_would_pad_all_the_others():
+    queue = batcher()
+    fill(queue, *(item(i, size=102, deadline=1) for i in range(20)), item("long", size=127, deadline=2))
+
+    assert "long" not in names(queue.take(0.0))
+    assert names(queue.take(0.0)) == ["long"]
 
 
 def test_the_odd_size_is_not_starved_by_a_stream_of_others():

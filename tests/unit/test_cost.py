@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.cost import DOUBT, WEIGHT, CostCurve
+from server.cost import DOUBT, MARGIN, WEIGHT, CostCurve
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -85,6 +85,16 @@ def test_doubt_leads_back_to_what_was_measured_at_load():
     assert costs.seconds(1) == pytest.approx(slow - DOUBT * (slow - linear(1)))
 
 
+def test_run_times_that_vary_leave_a_margin_and_steady_ones_none():
+    steady, shaky = curve(), curve()
+    for i in range(400):
+        steady.observe(16, linear(16))
+        shaky.observe(16, linear(16) * (1.2 if i % 2 else 0.8))
+
+    assert steady.seconds_at_most(16) == pytest.approx(linear(16))
+    assert shaky.seconds_at_most(16) == pytest.approx((1 + MARGIN * 0.2) * shaky.seconds(16), rel=0.05)
+
+
 def test_doubt_never_raises_a_curve_that_learnt_to_be_faster():
     costs = curve()
     for _ in range(50):
@@ -121,5 +131,5 @@ def test_rows_within_a_budget_is_the_largest_batch_that_fits(budget, limit):
     costs = curve()
     rows = costs.rows_within(budget, limit)
 
-    assert rows == 0 or costs.seconds(rows) <= budget
-    assert rows == limit or costs.seconds(rows + 1) > budget
+    assert rows == 0 or costs.seconds_at_most(rows) <= budget
+    assert rows == limit or costs.seconds_at_most(rows + 1) > budget

@@ -35,8 +35,8 @@ class Result:
         return sorted(self.latencies)[int(0.99 * len(self.latencies))]
 
 
-def simulate(load, seconds, *, costs=TRUE, deadline=DEADLINE, delay=0.0, instances=1):
-    """Offer `load` times the capacity for a while and return what became of it."""
+def simulate(load, seconds, *, costs=TRUE, deadline=DEADLINE, delay=0.0, instances=1, noise=None):
+    """Offer `load` times the capacity for a while and return what became of it; `noise` is the spread of run times."""
     rng = random.Random(7)
     batcher = Batcher(BatchPolicy(enabled=True, max_queue_delay=delay), costs, 32)
     arrivals = itertools.accumulate(rng.expovariate(load * CAPACITY) for _ in itertools.count())
@@ -50,7 +50,11 @@ def simulate(load, seconds, *, costs=TRUE, deadline=DEADLINE, delay=0.0, instanc
             arrival = next(arrivals)
         batch = batcher.take(now)
         if batch.rows:
-            finish = now + linear(batch.rows)
+            took = linear(batch.rows)
+            if noise:
+                took *= math.exp(rng.gauss(0, noise))
+                costs.observe(batch.rows, took)
+            finish = now + took
             result.latencies += [finish - entry.arrival for entry, _, _ in batch.pieces]
         else:
             finish = min(arrival, batch.not_before) if batcher.rows else arrival
@@ -94,6 +98,15 @@ def test_deadlines_shorter_than_a_full_batch_leave_most_of_the_goodput(load, bud
     result = simulate(load, 4, deadline=budget)
 
     assert sum(latency <= budget for latency in result.latencies) / 4 >= least
+
+
+@pytest.mark.parametrize("load", [1.2, 5])
+def test_run_times_that_vary_cost_little_goodput(load):
+    result = simulate(load, 6, costs=CostCurve([(1, linear(1)), (32, linear(32))]), deadline=0.1, noise=0.2)
+    in_time = sum(latency <= 0.1 for latency in result.latencies)
+
+    assert in_time / 6 >= 0.92 * CAPACITY
+    assert in_time >= 0.97 * len(result.latencies)
 
 
 def test_at_half_load_greedy_batches_beat_a_timer():
