@@ -14,7 +14,7 @@ from server.errors import (
     ShuttingDown,
 )
 from server.messages import InferResponse, Tensor
-from server.sessions.base import BatchOutputs, InstanceDied, OutOfMemory, RunFailed
+from server.sessions.base import BatchOutputs, InstanceDied, OutOfMemory, RunFailed, RunTimedOut
 from tests.unit.simulation import LIMITS, Simulation, echo, limits, linear, spec
 
 
@@ -341,6 +341,25 @@ def test_a_run_nobody_waits_for_is_stopped_and_the_next_one_is_not():
     simulation.advance(2)
 
     assert simulation.instances[0].terminated == 1
+    assert simulation.values(after) == [0]
+
+
+def test_no_run_is_started_while_another_is_being_stopped():
+    simulation = Simulation()
+    instance = simulation.instances[0]
+    _, ticket = simulation.submit()
+    (after,) = submit(simulation, 1)
+    started = []
+
+    def terminate():
+        instance._finish(instance._running, lambda _: RunTimedOut("stopped"))
+        started.append(len(instance.batches))
+
+    instance.terminate = terminate
+    ticket.cancel()
+    simulation.advance(1)
+
+    assert started == [1]
     assert simulation.values(after) == [0]
 
 
