@@ -153,6 +153,7 @@ class Dispatcher:
             self._batcher.limit = max(1, min(self._batcher.limit, run.rows // 2))
         recovery = recover([piece for piece in run.pieces if not piece[0].settled], error, now)
         self._again.extend(recovery.again)
+        self.statistics.retried_rows += sum(piece[2] for pieces in recovery.again for piece in pieces)
         for pending, failure in recovery.failed:
             self.settle(pending, failure, now, effects)
 
@@ -222,7 +223,6 @@ class Dispatcher:
             pieces = [piece for piece in self._again.popleft() if not piece[0].settled]
             if pieces:
                 rows = sum(piece[2] for piece in pieces)
-                self.statistics.retried_rows += rows
                 return self._run(pieces, rows, max(piece[0].end for piece in pieces), now)
         return None
 

@@ -53,6 +53,9 @@ class FakeInstance:
 
     def run(self, parts: Sequence[Part], timeout: float, done: BatchDone) -> None:
         assert self._running is None, "a second run was started before the first was done"
+        if not self.available:
+            done(InstanceDied("not available"))
+            return
         self.batches.append(list(parts))
         job = self._running = (parts, done)
         seconds = self.part_cost(parts) if self.part_cost else self.cost(sum(part.rows for part in parts))

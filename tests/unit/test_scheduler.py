@@ -469,6 +469,7 @@ def test_an_instance_that_died_while_idle_costs_nobody_a_try():
 
     assert simulation.values(number) == [1]
     assert simulation.scheduler.statistics().execution_count == 1
+    assert simulation.scheduler.statistics().retried_rows == 0
 
 
 def test_out_of_memory_halves_the_batch_and_remembers():
@@ -507,6 +508,28 @@ def test_a_run_that_hangs_fails_alone_and_its_batch_mates_are_answered():
 
     assert isinstance(simulation.outcome(numbers[3]), InferenceFailed)
     assert [simulation.values(numbers[i]) for i in (0, 1, 2, 4)] == [[0], [1], [2], [4]]
+
+
+def test_a_run_that_hangs_alone_is_not_tried_again():
+    simulation = Simulation(limits=limits(run_timeout=1.0))
+    simulation.instances[0].part_cost = lambda _: 1e9
+    number, _ = simulation.submit(budget=30)
+    simulation.advance(10)
+
+    assert isinstance(simulation.outcome(number), InferenceFailed)
+    assert sizes(simulation) == [1]
+
+
+def test_an_instance_that_reports_twice_is_heard_once():
+    simulation = Simulation()
+    instance = simulation.instances[0]
+    run = instance.run
+    instance.run = lambda parts, timeout, done: run(parts, timeout, lambda result: (done(result), done(result)))
+    numbers = submit(simulation, 40)
+    simulation.advance(1)
+
+    assert [simulation.values(number) for number in numbers] == [[number] for number in numbers]
+    assert simulation.scheduler.statistics().inference_count == 40
 
 
 @pytest.mark.parametrize(
