@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -136,5 +136,7 @@ class BatcherMachine(RuleBasedStateMachine):
             assert entry in self.waiting or entry in self.gone or sum(rows for _, rows in slices) == entry.rows
 
 
-BatcherMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+BatcherMachine.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 TestBatcher = BatcherMachine.TestCase

@@ -1,7 +1,7 @@
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.cost import DOUBT, MARGIN, WEIGHT, CostCurve
@@ -114,7 +114,7 @@ def test_start_after_counts_full_batches_and_divides_them_among_the_instances():
 times = st.floats(1e-6, 10, allow_nan=False)
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(SIZES), times, min_size=1), st.lists(st.tuples(st.integers(1, 80), times)))
 def test_the_curve_never_falls_whatever_it_is_told(points, observations):
     costs = CostCurve(points.items())
@@ -127,7 +127,7 @@ def test_the_curve_never_falls_whatever_it_is_told(points, observations):
     assert min(values) > 0
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.floats(0, 0.1), st.integers(1, 64))
 def test_rows_within_a_budget_is_the_largest_batch_that_fits(budget, limit):
     costs = curve()

@@ -1,6 +1,6 @@
 """Whatever happens in whatever order, every accepted request is answered exactly once, and rightly."""
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -156,5 +156,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert self.simulation.values(number) == [9]
 
 
-SchedulerMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+SchedulerMachine.TestCase.settings = settings(
+    max_examples=150, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 TestScheduler = SchedulerMachine.TestCase
