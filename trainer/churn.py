@@ -9,7 +9,6 @@ not seen it: their mean answer is the validation data (cross-validated committee
 Vedelsby 1995). The graph answers with the mean probability of all.
 """
 
-import math
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-from trainer import graphs, scores
+from trainer import graphs, samples, scores
 from trainer.errors import DataError
 from trainer.examples import Dataset, Examples, Inputs, texts
 from trainer.loop import Plan, Score, fit
@@ -264,29 +263,6 @@ def to_onnx(answer: MeanProbability) -> onnx.ModelProto:
     return graphs.finish(graphs.join(front, core, {name: f"{name}_in" for name in example}), "churn")
 
 
-def golden() -> Inputs:
-    """Twelve made-up customers: the tutorial's, extremes, unknown countries, a number that is not known."""
-    people: list[tuple[tuple[float, ...], str, str]] = [
-        ((600, 40, 3, 60000, 2, 1, 1, 50000), "France", "Male"),
-        ((500, 40, 3, 50000, 2, 1, 1, 40000), "Spain", "Female"),
-        ((350, 18, 0, 0, 1, 0, 0, 11.58), "Germany", "Male"),
-        ((850, 92, 10, 250898.09, 4, 1, 1, 199992.48), "Germany", "Female"),
-        ((720, 55, 5, 120000, 1, 0, 0, 90000), "Germany", "Female"),
-        ((720, 55, 5, 120000, 1, 0, 1, 90000), "Germany", "Female"),
-        ((650, 33, 8, 0, 2, 1, 1, 75000), "Spain", "Male"),
-        ((580, 47, 2, 98000.5, 3, 1, 0, 150000), "France", "Male"),
-        ((605, 29, 1, 134000, 1, 1, 1, 20000), "Atlantis", "Female"),
-        ((410, 61, 7, 0, 1, 1, 0, 30000), "", "Other"),
-        ((640, math.nan, 4, 80000, 2, 0, 1, 65000), "France", "Male"),
-        ((1e9, 200, -5, 1e12, 0, 7, 7, -1e12), "Spain", "Female"),
-    ]
-    table = np.array([numbers for numbers, _, _ in people], np.float32)
-    return {name: table[:, [index]] for index, name in enumerate(NUMBERS)} | {
-        "Geography": texts([country for _, country, _ in people]),
-        "Gender": texts([gender for _, _, gender in people]),
-    }
-
-
 RECIPE = Recipe(
     name="churn",
     labels=("stays", "leaves"),
@@ -296,7 +272,7 @@ RECIPE = Recipe(
     grid={"hidden": [(16, 8), (32, 16), (64, 32)], "faint": [0.1, 1.0], "balance_steepness": [0.5, 4.0]},
     load=load,
     train=train,
-    golden=golden,
+    golden=lambda: samples.customers(NUMBERS),
     prose=Prose(
         task="The probability that a bank's customer leaves.",
         data=(

@@ -9,10 +9,11 @@ from typing import NoReturn
 import torch
 from typing_extensions import override
 
+from trainer import baselines as plain_models
 from trainer import card as cards
 from trainer import compare as comparison
 from trainer import evaluate as evaluation
-from trainer import publish, sources, store
+from trainer import fetch, publish, sources, store
 from trainer import sweep as sweeping
 from trainer.catalog import RECIPES
 from trainer.errors import DataError, UsageError
@@ -40,6 +41,7 @@ def build_parser() -> Parser:
         _training(commands.add_parser(name, help=f"train: {recipe.prose.task}"), name)
     data = commands.add_parser("data", help="say where the data sets come from, and check the files that are here")
     data.add_argument("--data-dir", type=Path, default=sources.default_directory(), metavar="DIR")
+    data.add_argument("--fetch", action="store_true", help="download what is missing first")
     data.set_defaults(command=check_data)
     evaluating = _stored(commands, "evaluate", "recompute a card's test figures; fail if they differ", evaluate)
     evaluating.add_argument("--version", type=_positive, default=None, help="default: the latest")
@@ -51,6 +53,10 @@ def build_parser() -> Parser:
     grid = _stored(commands, "sweep", "try a small grid of hyper-parameters on validation data", sweep)
     _computing(grid)
     grid.add_argument("--dry-run", action="store_true", help="with the settings cut down, so that it ends soon")
+    plain = commands.add_parser("baselines", help="what scikit-learn reaches on the churn rows, untuned")
+    _common(plain)
+    plain.add_argument("--seed", type=int, default=0)
+    plain.set_defaults(command=baselines)
     return parser
 
 
@@ -135,6 +141,8 @@ def train(options: argparse.Namespace) -> None:
 
 def check_data(options: argparse.Namespace) -> None:
     """`sluice-train data`: where each file comes from and whether it is here and whole."""
+    if options.fetch:
+        fetch.fetch(options.data_dir)
     missing = 0
     for source in sources.SOURCES.values():
         print(f"{source.name}: {source.origin}")
@@ -180,3 +188,10 @@ def sweep(options: argparse.Namespace) -> None:
         recipe = replace(recipe, settings=recipe.rehearsal)
     data = recipe.load(options.data_dir, options.own_data)
     print(sweeping.table(sweeping.sweep(recipe, data, conditions(options))))
+
+
+def baselines(options: argparse.Namespace) -> None:
+    """`sluice-train baselines`: two untuned models on the churn split."""
+    data = RECIPES["churn"].load(options.data_dir, options.own_data)
+    for name, found in plain_models.measure(data, options.seed).items():
+        print(f"{name:20}{publish.in_words(found)}")

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-from trainer import phrases, reading, scores
+from trainer import phrases, reading, samples, scores
 from trainer.blend import Blend
 from trainer.examples import Dataset, Examples, Inputs, texts
 from trainer.loop import Plan, Score, fit
@@ -198,28 +198,6 @@ def _alone(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
     return scores.accuracy(reading.two_columns(logits), labels)
 
 
-def golden() -> Inputs:
-    """Own sentences of very different lengths, the empty text, a shout, other scripts, and a long ramble."""
-    ramble = "The plot goes on and on, the jokes fall flat, and nobody on screen seems to care. "
-    praise = "Every scene is a small wonder; I laughed, I cried, I would watch it again tomorrow! "
-    return {
-        "text": texts(
-            [
-                "a wonderful film",
-                "",
-                "Terrible.",
-                "WORST MOVIE EVER!!! I want my two hours back...",
-                "Not bad at all: a quiet, funny and touching story. 9/10<br /><br />See it.",
-                "It was meant to be a thriller, but the only suspense was whether I would stay awake.",
-                "café, naïve, Фильм, 映画, \U0001f3ac",
-                "The actors try hard, and the music is lovely, yet the script gives them nothing to work with.",
-                praise * 6,
-                ramble * 40,
-            ]
-        )
-    }
-
-
 RECIPE = Recipe(
     name="sentiment",
     labels=("negative", "positive"),
@@ -231,7 +209,7 @@ RECIPE = Recipe(
     grid={"state": [32, 64], "vector": [32, 64], "phrase_prior": [3.0, 10.0]},
     load=load,
     train=train,
-    golden=golden,
+    golden=samples.reviews,
     prose=Prose(
         task="Whether a film review is negative or positive.",
         data="50,000 film reviews from IMDb with at most 30 a film (Maas et al. 2011), texts as they were written.",

@@ -100,11 +100,22 @@ def content(path: Path) -> bytes:
         DataError: it cannot be read, or the compressed data is damaged or cut short.
     """
     try:
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} is not a whole gzip file: {error}") from error
+        data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    return unzip(data, str(path)) if path.suffix == ".gz" else data
+
+
+def unzip(data: bytes, what: str) -> bytes:
+    """The content of gzipped bytes; `what` names them in the error.
+
+    Raises:
+        DataError: damaged or cut short.
+    """
+    try:
+        return gzip.decompress(data)
+    except (EOFError, OSError, zlib.error) as error:
+        raise DataError(f"{what} is not a whole gzip file: {error}") from error
 
 
 def read(directory: Path, file: DataFile, *, own: bool) -> tuple[Path, bytes]:

@@ -52,13 +52,13 @@ def test_the_same_seed_gives_the_same_model_file(name, made_up_data):
 
 def _committee() -> churn.MeanProbability:
     torch.manual_seed(0)
-    numbers = np.concatenate([churn.golden()[name][:10] for name in churn.NUMBERS], axis=1)
+    numbers = np.concatenate([churn.RECIPE.golden()[name][:10] for name in churn.NUMBERS], axis=1)
     return churn.MeanProbability(churn.Committee(numbers, churn.Settings(cuts=1))).eval()
 
 
 def test_an_unknown_country_counts_as_none_of_the_known_ones():
     session = runtime.open_session(churn.to_onnx(_committee()).SerializeToString())
-    known = {name: array[:1] for name, array in churn.golden().items()}
+    known = {name: array[:1] for name, array in churn.RECIPE.golden().items()}
 
     answers = {
         country: float(runtime.run(session, known | {"Geography": texts([country])})[0, 0])
@@ -72,7 +72,7 @@ def test_an_unknown_country_counts_as_none_of_the_known_ones():
 def test_a_number_that_is_not_known_counts_as_the_training_mean():
     committee = _committee()
     session = runtime.open_session(churn.to_onnx(committee).SerializeToString())
-    row = {name: array[:1] for name, array in churn.golden().items()}
+    row = {name: array[:1] for name, array in churn.RECIPE.golden().items()}
     mean = np.array([[committee.committee.encode.mean[churn.AGE].item()]], np.float32)
 
     unknown = runtime.run(session, row | {"Age": np.array([[np.nan]], np.float32)})
@@ -83,7 +83,7 @@ def test_a_number_that_is_not_known_counts_as_the_training_mean():
 @pytest.mark.parametrize("value", [np.inf, -np.inf, 3e38, -3e38])
 def test_no_number_makes_an_answer_that_is_no_probability(value):
     session = runtime.open_session(churn.to_onnx(_committee()).SerializeToString())
-    row = {name: array[:1] for name, array in churn.golden().items()}
+    row = {name: array[:1] for name, array in churn.RECIPE.golden().items()}
 
     for name in churn.NUMBERS:
         answer = runtime.run(session, row | {name: np.array([[value]], np.float32)})[0, 0]
