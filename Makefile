@@ -20,7 +20,7 @@ install: $(SERVER)/.done ## install the server alone (no torch) into .venv
 
 $(SERVER)/.done: $(STEPS)
 	$(PYTHON) -m venv $(SERVER)
-	$(SERVER)/bin/pip $(PIP) -e ".[$(EXTRA),redis]"
+	$(SERVER)/bin/pip $(PIP) -e ".[$(EXTRA)]"
 	@touch $@
 
 dev: $(DEV)/.done ## install everything a developer needs into .venv-dev
@@ -29,7 +29,7 @@ dev: $(DEV)/.done ## install everything a developer needs into .venv-dev
 $(DEV)/.done: $(STEPS)
 	$(PYTHON) -m venv $(DEV)
 	$(BIN)/pip $(PIP) "torch==2.13.0"
-	$(BIN)/pip $(PIP) -e ".[$(EXTRA),redis,train,dev]"
+	$(BIN)/pip $(PIP) -e ".[$(EXTRA),train,dev]"
 	@touch $@
 
 redis: # the tests talk to a real redis-server and drive real load with h2load

@@ -6,6 +6,10 @@ from pathlib import Path
 from server.admission import Limits as QueueLimits
 from server.alarm import Alarm
 from server.cache import CachedScheduler
+from server.fleet.ends import RedisOptions
+from server.jobs import JobLimits
+from server.queues.redis_address import InvalidAddress, parse_address, read_password
+from server.queues.redis_queue import OnlineBounds
 from server.scheduler import Scheduler
 from server.sessions.base import LoadedModel, SessionOptions
 from server.settings import InvalidSettings, Settings
@@ -14,6 +18,8 @@ from server.wire.auth import Authenticator, InvalidKeys, parse_keys
 from server.wire.limits import Limits as WireLimits
 
 MIB = 1 << 20
+LEASE_MARGIN = 10.0
+"""Seconds beyond the longest run after which a silent worker's claims go to another."""
 
 
 Queued = Scheduler | CachedScheduler
@@ -74,6 +80,26 @@ def transport_options(settings: Settings) -> TransportOptions:
         )
     return TransportOptions(
         max_receive_bytes=settings.max_message_mb * MIB, max_connection_age_grace=settings.max_deadline_seconds, tls=tls
+    )
+
+
+def redis_options(settings: Settings) -> RedisOptions:
+    """Return how Redis is used. Raises InvalidSettings when the address or the password file cannot be."""
+    try:
+        address = parse_address(settings.queue)
+        if settings.redis_password_file is not None:
+            address = address.with_password(read_password(settings.redis_password_file))
+    except InvalidAddress as error:
+        raise InvalidSettings(f"--queue: {error}") from error
+    most_bytes = settings.max_inflight_mb * MIB
+    return RedisOptions(
+        address=address,
+        allow_volatile=settings.allow_volatile,
+        online=OnlineBounds(settings.max_queue_size * 4, settings.max_queue_size, most_bytes),
+        jobs=JobLimits(
+            max_depth=settings.max_jobs, max_bytes=settings.max_jobs_mb * MIB, max_age=settings.max_job_age_seconds
+        ),
+        lease=settings.max_deadline_seconds + LEASE_MARGIN,
     )
 
 

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 from typing_extensions import override
 
+from server.jobs import JobStatistics
 from server.queues.base import QueueStatistics
 from server.statistics import SECONDS_BUCKETS, Histogram, ModelStatistics
 
@@ -56,6 +57,15 @@ FAMILIES: tuple[Family, ...] = (
         "sluice_model_load_failures_total", "counter", ("model",), "Versions that could not be brought into service."
     ),
     Family("sluice_session_restarts_total", "counter", MODEL, "Session children replaced after they died."),
+    Family("sluice_jobs_total", "counter", ("model", "state"), "What became of durable jobs, by event."),
+    Family("sluice_jobs_depth", "gauge", ("model", "lane"), "Unfinished durable jobs."),
+    Family("sluice_jobs_running", "gauge", ("model", "lane"), "Durable jobs that a worker holds."),
+    Family("sluice_jobs_oldest_age_seconds", "gauge", ("model", "lane"), "Age of the oldest unfinished durable job."),
+    Family("sluice_jobs_dead", "gauge", ("model",), "Durable jobs that used up their attempts."),
+    Family("sluice_jobs_bytes", "gauge", ("model",), "Bytes of the requests of unfinished durable jobs."),
+    Family("sluice_redis_available", "gauge", (), "1 while Redis answers."),
+    Family("sluice_redis_durable", "gauge", (), "0 where Redis may lose what it acknowledged (--allow-volatile)."),
+    Family("sluice_redis_data_losses_total", "counter", (), "How often Redis came back without its data."),
     Family("sluice_build_info", "gauge", ("version", "transport"), "1, with what is running as labels."),
     Family("nv_inference_request_success", "untyped", MODEL, "Triton's name for successful requests."),
     Family("nv_inference_request_failure", "untyped", MODEL, "Triton's name for failed requests."),
@@ -90,6 +100,8 @@ class Sources:
     queues: Callable[[], Mapping[tuple[str, str], QueueStatistics]]
     inflight: Callable[[], int]
     load_failures: Callable[[], Mapping[str, int]]
+    jobs: Callable[[], JobStatistics] | None = None
+    """None where there is no Redis."""
 
 
 class RequestCounts:
@@ -190,6 +202,8 @@ class _ServerCollector(Collector):
             page.add("sluice_queue_oldest_age_seconds", key2, queue.oldest_age)
         for snapshot in self._sources.models():
             _add_model(page, snapshot)
+        if self._sources.jobs is not None:
+            _add_jobs(page, self._sources.jobs())
         return page.metrics()
 
 
@@ -212,6 +226,23 @@ def _add_model(page: _Page, model: ModelSnapshot) -> None:
     for reason, count in counted.dropped.items():
         page.add("sluice_dropped_total", (*key, reason), count)
     _add_triton_names(page, key, counted)
+
+
+def _add_jobs(page: _Page, jobs: JobStatistics) -> None:
+    page.add("sluice_redis_available", (), int(jobs.available))
+    page.add("sluice_redis_durable", (), int(jobs.durable))
+    page.add("sluice_redis_data_losses_total", (), jobs.data_losses)
+    for (model, state), count in jobs.totals.items():
+        page.add("sluice_jobs_total", (model, state), count)
+    for lane in jobs.lanes:
+        key = (lane.model_name, lane.lane)
+        page.add("sluice_jobs_depth", key, lane.depth)
+        page.add("sluice_jobs_running", key, lane.running)
+        page.add("sluice_jobs_oldest_age_seconds", key, lane.oldest_age)
+    for model, count in jobs.dead.items():
+        page.add("sluice_jobs_dead", (model,), count)
+    for model, size in jobs.bytes.items():
+        page.add("sluice_jobs_bytes", (model,), size)
 
 
 def _add_triton_names(page: _Page, key: tuple[str, str], counted: ModelStatistics) -> None:

@@ -34,6 +34,8 @@ class Settings:
 
     role: Role = _setting("all", "all: one process does everything; frontend or worker: the two ends of a Redis queue")
     queue: str = _setting("memory", "memory, or redis://HOST:PORT/DB (rediss:// for TLS)")
+    redis_password_file: Path | None = _setting(None, "file holding the password of the Redis queue")
+    allow_volatile: bool = _setting(False, "go on with a Redis that may lose what it acknowledged")
     model_store: Path = _setting(Path("model_store"), "directory of models, in Triton's repository layout")
     host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 for every interface")
     grpc_port: int = _setting(8001, "gRPC port, 0 for any free one", low=0, high=65535)
@@ -55,6 +57,9 @@ class Settings:
         4096, "requests that may wait per model where its config names none", low=1, high=1e6
     )
     max_inflight_mb: int = _setting(512, "bytes of requests held in memory at once, in MiB", low=1, high=1 << 20)
+    max_jobs: int = _setting(100_000, "unfinished durable jobs per model", low=1, high=1e9)
+    max_jobs_mb: int = _setting(1024, "bytes of unfinished durable jobs per model, in MiB", low=1, high=1 << 20)
+    max_job_age_seconds: float = _setting(0.0, "refuse jobs while the oldest waits longer; 0 for no bound", low=0)
     max_message_mb: int = _setting(16, "largest request, in MiB", low=1, high=2047)
     max_deadline_seconds: float = _setting(60.0, "no request waits longer, whatever its deadline", low=0.01, high=86400)
     load_timeout_seconds: float = _setting(120.0, "a model that takes longer to load is refused", low=1, high=86400)

@@ -1,6 +1,5 @@
 """A real `sluice serve` in its own process, for tests that talk to it as a user would."""
 
-import re
 import signal
 import subprocess
 import sys
@@ -62,9 +61,10 @@ def serve(
     watchdog.start()
     try:
         for line in process.stdout:
-            found = re.fullmatch(r"listening grpc=(\S+) http=(\S+) metrics=(\S+)\n", line)
-            if found:
-                server.grpc, server.http, server.metrics = found.groups()
+            if line.startswith("listening "):
+                for part in line.split()[1:]:
+                    name, _, address = part.partition("=")
+                    setattr(server, name, address)
                 break
         else:
             errors.join(5)

@@ -1,0 +1,1 @@
+"""Frontends and workers as separate processes with Redis between them, and both ends in one process with role all."""

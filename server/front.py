@@ -1,0 +1,78 @@
+"""The side of this process that takes calls: gRPC and HTTP in front of a catalog and a queue, whoever they belong to.
+
+A worker has none of this.
+"""
+
+import asyncio
+
+from server import __version__, log
+from server.accounting import Accountant
+from server.assembly import credentials, transport_options, wire_limits
+from server.catalog import Catalog
+from server.jobs import JobStore
+from server.metrics import Metrics
+from server.queues.base import Queue
+from server.rest.server import RestServer
+from server.settings import Settings
+from server.transports.choose import choose
+from server.wire.admission import Admission
+from server.wire.gate import Gate
+from server.wire.jobs import JobsService
+from server.wire.lifecycle import Lifecycle
+from server.wire.open_inference import Identification
+from server.wire.reader import Reader
+from server.wire.services import Wire, methods
+from server.wire.shared_memory import SharedMemory
+
+
+class Front:
+    """Both ports. Raises InvalidSettings (a file), TransportUnavailable."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        lifecycle: Lifecycle,
+        metrics: Metrics,
+        catalog: Catalog,
+        queue: Queue,
+        jobs: JobStore | None,
+    ) -> None:
+        self._settings = settings
+        limits = wire_limits(settings)
+        self.admission = Admission(limits)
+        accountant = Accountant(metrics.requests, settings.log_requests_per_second)
+        gate = Gate(limits, credentials(settings), self.admission, accountant)
+        prefix = settings.shared_memory_prefix
+        table = methods(
+            Wire(
+                gate=gate,
+                catalog=catalog,
+                queue=queue,
+                lifecycle=lifecycle,
+                identification=Identification("sluice", __version__),
+                log=log.Levels(),
+                reflection=settings.reflection,
+                # a job's tensors must still be there when it runs, so its reader takes none in shared memory
+                jobs=JobsService(jobs, Reader(catalog, limits), limits).methods(gate) if jobs is not None else None,
+                shared_memory=SharedMemory(prefix) if prefix else None,
+            )
+        )
+        self._transport = choose(settings.transport, table, transport_options(settings))
+        self._rest = RestServer(table, limits.max_message_bytes)
+        self.transport_name = self._transport.name
+
+    async def open(self) -> tuple[int, int]:
+        """Open HTTP, then gRPC, and return the gRPC and the HTTP port. Raises OSError."""
+        settings = self._settings
+        http_port = await self._rest.start(settings.host, settings.http_port)
+        return await self._transport.start(settings.host, settings.grpc_port), http_port
+
+    async def drain(self, grace: float) -> None:
+        """Refuse new calls and let those in flight finish within `grace` seconds."""
+        await asyncio.gather(self._transport.drain(grace), self._rest.close())
+        self.admission.close()
+
+    async def close(self) -> None:
+        """Stop at once. Idempotent."""
+        await self._transport.close()
+        await self._rest.close()
