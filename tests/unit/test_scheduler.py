@@ -15,7 +15,7 @@ from server.errors import (
 )
 from server.messages import InferResponse, Tensor
 from server.sessions.base import BatchOutputs, InstanceDied, OutOfMemory, RunFailed, RunTimedOut
-from tests.unit.simulation import LIMITS, Simulation, echo, limits, linear, spec
+from tests.unit.simulation import LIMITS, FakeInstance, Simulation, echo, limits, linear, spec
 
 
 def sizes(simulation, instance=0):
@@ -67,6 +67,18 @@ def test_a_large_request_is_split_over_the_instances_and_put_together_again():
 
     assert simulation.values(number) == list(range(200))
     assert [sizes(simulation, i)[0] for i in range(3)] == [32, 32, 32]
+
+
+def test_slices_that_finish_out_of_order_are_put_together_in_order():
+    simulation = Simulation(instances=2)
+    for instance, seconds in zip(simulation.instances, (0.5, 0.1), strict=True):
+        instance.cost = lambda _, seconds=seconds: seconds
+    first, _ = simulation.submit(range(64))
+    second, _ = simulation.submit(range(100, 164))
+    simulation.advance(5)
+
+    assert simulation.values(first) == list(range(64))
+    assert simulation.values(second) == list(range(100, 164))
 
 
 def test_the_answer_names_the_version_that_ran_and_brings_the_outputs_asked_for():
@@ -450,6 +462,25 @@ def test_a_killed_instance_gets_its_batch_back_when_it_is_available():
     simulation.advance(1)
 
     assert [simulation.values(number) for number in numbers] == [[0], [1], [2]]
+
+
+class Flickering(FakeInstance):
+    """Looks dead exactly once, when its death is heard of; it is back at once and says so to nobody."""
+
+    looks = iter(())
+    available = property(lambda self: next(self.looks, True))
+
+
+def test_an_instance_that_is_back_before_its_death_was_noted_is_not_forgotten():
+    simulation = Simulation()
+    instance = simulation.instances[0]
+    number, _ = simulation.submit()
+    instance.__class__ = Flickering
+    instance.looks = iter([False])
+    instance._finish(instance._running, lambda _: InstanceDied("briefly"))
+    simulation.advance(1)
+
+    assert simulation.values(number) == [1]
 
 
 def test_another_instance_takes_over_from_a_dead_one():
