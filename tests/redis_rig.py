@@ -22,6 +22,8 @@ from server.queues.redis_link import RedisLink
 from server.worker import Gate, Worker
 
 MODEL = "double"
+PROMPT = 0.12
+"""What servers use."""
 LIMITS = JobLimits(max_depth=100_000, max_bytes=1 << 30, max_age=0.0)
 BROKEN, WRONG, POISON = -1, -2, -3
 """Numbers whose run breaks, is refused by the model, or kills the process."""
@@ -90,8 +92,9 @@ class FakeScheduler:
 
 
 @asynccontextmanager
-async def open_link(url: str, name: str = "test") -> AsyncIterator[RedisLink]:
-    link = RedisLink(parse_address(url), name)
+async def open_link(url: str, name: str = "test", patience: float = 2.0) -> AsyncIterator[RedisLink]:
+    """A link that forgives a busy machine; tests of promptness ask for `PROMPT` instead."""
+    link = RedisLink(parse_address(url), name, patience=patience)
     await link.open()
     try:
         yield link
@@ -100,9 +103,9 @@ async def open_link(url: str, name: str = "test") -> AsyncIterator[RedisLink]:
 
 
 @asynccontextmanager
-async def open_jobs(url: str, limits: JobLimits = LIMITS) -> AsyncIterator[RedisJobs]:
+async def open_jobs(url: str, limits: JobLimits = LIMITS, patience: float = 2.0) -> AsyncIterator[RedisJobs]:
     """A frontend's end."""
-    async with open_link(url, "frontend") as link:
+    async with open_link(url, "frontend", patience) as link:
         bells = RedisBells(link)
         jobs = RedisJobs(link, bells, limits)
         try:
@@ -159,9 +162,9 @@ async def open_worker(
             await bells.close()
 
 
-async def eventually(condition: Callable[[], object], what: str, timeout: float = 10.0) -> None:
+async def eventually(condition: Callable[[], object], what: str, patience: float = 10.0) -> None:
     """Wait for a condition that no event announces; `condition` may be a coroutine function."""
-    give_up = asyncio.get_running_loop().time() + timeout
+    give_up = asyncio.get_running_loop().time() + patience
     while True:
         value = condition()
         if asyncio.iscoroutine(value):
@@ -169,5 +172,5 @@ async def eventually(condition: Callable[[], object], what: str, timeout: float 
         if value:
             return
         if asyncio.get_running_loop().time() > give_up:
-            raise AssertionError(f"expected within {timeout} s: {what}")
+            raise AssertionError(f"expected within {patience} s: {what}")
         await asyncio.sleep(0.01)

@@ -60,7 +60,7 @@ async def inspect(link: RedisLink) -> Fitness:
         volatile.append("expected appendonly yes, got no (a restart loses every job)")
     if info.get("maxmemory_policy", "noeviction") != "noeviction":
         volatile.append(f"expected maxmemory-policy noeviction, got {info['maxmemory_policy']} (it may evict jobs)")
-    denied = await _denied(link)
+    denied = "" if broken else await _denied(link)
     if denied:
         broken.append(f"expected an ACL that allows what docs/queue.md lists, got {denied}")
     return Fitness(version, tuple(volatile), tuple(broken))
@@ -84,9 +84,9 @@ async def _info(link: RedisLink) -> dict[str, str]:
 
 
 async def _denied(link: RedisLink) -> str:
-    """Run a script that uses every command ours use, on keys of its own; return Redis's refusal, "" for none."""
+    """Run a script that uses every command ours use, on keys of its own; return those refused, "" for none."""
     try:
-        await link.run("probe", ["tq:{probe}:s", "tq:{probe}:h"], ["tq:{probe}:"])
+        refused = await link.run("probe", ["tq:{probe}:s", "tq:{probe}:h"], ["tq:{probe}:"])
     except BrokerRefused as error:
-        return str(error.__cause__)[:200]
-    return ""
+        return f"no EVALSHA ({str(error.__cause__)[:100]})"
+    return f"no {', '.join(sorted({name.decode() for name in refused}))}" if refused else ""

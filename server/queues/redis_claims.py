@@ -50,7 +50,7 @@ class RedisMember:
 
     async def beat(self) -> None:
         """Say that this process lives. Raises QueueUnavailable."""
-        await self._link.execute("SET", keys.alive(self.consumer), "1", "PX", int(self._ttl * 1000))
+        await self._link.run("beat", [keys.alive(self.consumer)], ["", int(self._ttl * 1000)])
 
     async def gone(self, consumers: Sequence[str]) -> list[str]:
         """Return those who are dead.

@@ -6,6 +6,7 @@ block or redis-py would tear a healthy read down (redis-py #4098). Subscriptions
 redis-py's own retries are off everywhere: hidden ones would hide outages from the circuit breaker.
 """
 
+import secrets
 from typing import TYPE_CHECKING, Any, Literal
 
 from redis.asyncio import Redis
@@ -44,6 +45,10 @@ def connect(address: RedisAddress, purpose: Purpose, name: str) -> AnyRedis:
         "protocol": 2,
         **_tls(address),
     }
+    if address.kind == "cluster" and purpose == "subscription":
+        # PUBLISH reaches every node of a cluster, so any one will do; while it is down, waiters look for themselves.
+        host, port = secrets.choice(address.hosts)
+        return Redis(host=host, port=port, **options)
     if address.kind == "cluster":
         nodes = [ClusterNode(host, port) for host, port in address.hosts]
         return RedisCluster(startup_nodes=nodes, **options)

@@ -73,10 +73,10 @@ class RedisJobs:
     async def submit(self, request: InferRequest, options: JobOptions) -> Job:
         """See `JobStore`."""
         model = check_model_name(request.model_name)
-        await self._introduce(model)
         args = self._submission(request, options)
         lanes = _job_lanes(request)
         try:
+            await self._introduce(model)
             reply = await self._link.run("submit", lanes, args)
         except BrokerFull as error:
             raise QueueFull("jobs: Redis is at its memory limit", retry_after=5.0) from error

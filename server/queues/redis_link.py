@@ -2,7 +2,7 @@
 
 Whatever is called while a pipeline is on its way travels in the next one, so ten thousand callers share one connection
 and the busier it gets the less each call costs. Calls are repeated after a lost connection, which is safe because every
-script is idempotent; a plain command never goes through here.
+script is idempotent and so is every plain command that is sent here.
 
 The breaker watches over a connection of its own, on which it reads the epoch key twenty times a second. Redis counts as
 away when an answer is `patience` late or the connection is refused; from then on calls fail at once, those under way
@@ -27,7 +27,7 @@ from server import log
 from server.errors import QueueUnavailable
 from server.queues.redis_address import RedisAddress
 from server.queues.redis_client import AnyRedis, Purpose, connect
-from server.queues.redis_scripts import Script, load_scripts
+from server.queues.redis_scripts import load_scripts
 from server.queues.redis_tasks import cancel_all, spawn
 
 EPOCH = "tq:epoch"
@@ -49,12 +49,11 @@ class BrokerRefused(Exception):
 
 
 class _Call:
-    __slots__ = ("args", "future", "keys", "script")
+    __slots__ = ("command", "future", "name")
 
-    def __init__(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> None:
-        self.script = script
-        self.keys = keys
-        self.args = args
+    def __init__(self, name: str, command: tuple[Argument, ...]) -> None:
+        self.name = name
+        self.command = command
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
 
@@ -128,27 +127,19 @@ class RedisLink:
             QueueUnavailable: Redis is away; the script may or may not have run.
             BrokerFull: Redis is at maxmemory and the script is not one of those that may exceed it.
         """
+        return await self._call(name, ("EVALSHA", self._scripts[name].sha, len(keys), *keys, *args))
+
+    async def execute(self, *command: Argument) -> Any:  # noqa: ANN401
+        """Run one command that bears being repeated. Raises as `run` does."""
+        return await self._call(str(command[0]), command)
+
+    async def _call(self, name: str, command: tuple[Argument, ...]) -> Any:  # noqa: ANN401
         if not self._up.is_set():
             raise self.away()
-        call = _Call(self._scripts[name], keys, args)
+        call = _Call(name, command)
         self._queue.append(call)
         self._wake.set()
         return await call.future
-
-    async def execute(self, *command: Argument) -> Any:  # noqa: ANN401
-        """Run one command that bears being repeated. Raises QueueUnavailable.
-
-        The command runs on when its caller is cancelled: redis-py 8.1 was seen to swallow a cancellation, and its
-        connection would have to go.
-        """
-        if not self._up.is_set():
-            raise self.away()
-        work = asyncio.ensure_future(self._commands.execute_command(*command))
-        work.add_done_callback(lambda done: done.cancelled() or done.exception())
-        try:
-            return await asyncio.shield(work)
-        except AWAY as error:
-            raise self.away() from error
 
     def away(self) -> QueueUnavailable:
         """Return the error that says so."""
@@ -196,11 +187,11 @@ class RedisLink:
 
     async def _replies(self, calls: list[_Call]) -> list[Any]:
         if self.address.kind == "cluster":
-            each = (self._commands.evalsha(c.script.sha, len(c.keys), *c.keys, *c.args) for c in calls)
+            each = (self._commands.execute_command(*call.command) for call in calls)
             return list(await asyncio.gather(*each, return_exceptions=True))
         async with self._commands.pipeline(transaction=False) as pipe:
-            for c in calls:
-                pipe.execute_command("EVALSHA", c.script.sha, len(c.keys), *c.keys, *c.args)
+            for call in calls:
+                pipe.execute_command(*call.command)
             return list(await pipe.execute(raise_on_error=False))
 
     async def _load(self) -> None:
@@ -284,7 +275,7 @@ def _resolve(call: _Call, reply: Any) -> None:  # noqa: ANN401
     if isinstance(reply, failures.OutOfMemoryError):
         call.future.set_exception(BrokerFull("Redis is at maxmemory"))
     elif isinstance(reply, Exception):
-        refused = BrokerRefused(f"{call.script.name}: {type(reply).__name__}")
+        refused = BrokerRefused(f"{call.name}: {type(reply).__name__}")
         refused.__cause__ = reply
         call.future.set_exception(refused)
     else:

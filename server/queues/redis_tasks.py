@@ -10,7 +10,7 @@ from server import log
 
 def spawn(work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
     """Run `work` beside the caller, who keeps the task and cancels it in the end."""
-    task = asyncio.create_task(work, name=work.__qualname__)
+    task = asyncio.create_task(work, name=getattr(work, "__qualname__", None))
     task.add_done_callback(_report)
     return task
 

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 
 from server.errors import QueueUnavailable, ServingError
 from server.jobs import JobOptions
+from server.messages import InferRequest
 from server.queues.redis_jobs import RedisJobs
 from tests.chaos.harness.fleet import Fleet
 from tests.chaos.harness.history import Verdict, judge
@@ -48,16 +49,21 @@ async def produce(jobs: RedisJobs, plan: Plan, acknowledged: dict[str, int]) -> 
     async def producer() -> None:
         for place, number in work:
             request = number_request(number, id=f"{number}.{place}", priority=int(place % 10 == 0))
-            while True:
-                try:
-                    job = await jobs.submit(request, JobOptions(idempotency_key=f"job-{place}"))
-                except QueueUnavailable as error:
-                    await asyncio.sleep((error.retry_after or 0.1) * rng.uniform(0.1, 0.3))
-                else:
-                    acknowledged[job.id] = number
-                    break
+            options = JobOptions(idempotency_key=f"job-{place}")
+            acknowledged[await submit_until_acknowledged(jobs, request, options, rng)] = number
 
     await asyncio.gather(*(producer() for _ in range(PRODUCERS)))
+
+
+async def submit_until_acknowledged(
+    jobs: RedisJobs, request: InferRequest, options: JobOptions, rng: random.Random
+) -> str:
+    """Do what a client should: repeat with the same key while Redis is away. Return the job's id."""
+    while True:
+        try:
+            return (await jobs.submit(request, options)).id
+        except QueueUnavailable as error:
+            await asyncio.sleep((error.retry_after or 0.1) * rng.uniform(0.1, 0.3))
 
 
 async def disturb(fleet: Fleet, server: RedisServer, plan: Plan, acknowledged: dict[str, int]) -> None:
@@ -106,7 +112,7 @@ async def run(plan: Plan) -> Verdict:
             finally:
                 disturbing.cancel()
                 await asyncio.gather(disturbing, return_exceptions=True)
-                fleet.stop()
+                await asyncio.to_thread(fleet.stop)
             if verdict.tracebacks:
                 print(fleet.complaints()[:4000])
     verdict.notes |= {"seconds": round(seconds, 1), "jobs_per_second": round(len(acknowledged) / seconds)}

@@ -1,4 +1,4 @@
-"""What the Redis path costs: requests per second and latency, beside the same model called in the process and bare Redis.
+"""What the Redis path costs: requests per second and latency, beside bare Redis.
 
     python -m tests.chaos.throughput --seconds 5 --in-flight 256
 
@@ -137,7 +137,7 @@ async def measure(seconds: float, in_flight: int) -> None:
             "--in-flight",
             str(in_flight),
         ]
-        worker = subprocess.Popen(command, cwd=ROOT)
+        worker = await asyncio.to_thread(subprocess.Popen, command, cwd=ROOT)
         try:
             print(f"bare Redis, batches of 64: {await bare(server.url, seconds / 2, 64):,.0f}/s")
             async with frontend(server.url) as queue:

@@ -56,7 +56,7 @@ async def final(jobs, job_id):
 async def leftovers(url):
     """Entries, pending and payloads still there: all of them must be gone when nothing is unfinished."""
     async with open_link(url) as link:
-        lanes, counts, dead, held = await link.run("look", [f"tq:{{{MODEL}}}:lanes"], [f"tq:{{{MODEL}}}:"])
+        lanes, _, dead, held = await link.run("look", [f"tq:{{{MODEL}}}:lanes"], [f"tq:{{{MODEL}}}:"])
         payloads = [key async for key in link._commands.scan_iter(f"tq:{{{MODEL}}}:p:*")]
         return [lane[1:3] for lane in lanes if lane[1] or lane[2]], held, len(payloads) - dead
 
@@ -240,8 +240,7 @@ async def test_every_bound_refuses_with_a_hint(redis, limits, what):
         first = await jobs.submit(number_request(1), JobOptions())
         await clock_reaches(redis.url, first.submitted_at_ms + 5)
         with pytest.raises(QueueFull, match=what) as refused:
-            for number in range(5):
-                await jobs.submit(number_request(number), JobOptions())
+            await asyncio.gather(*(jobs.submit(number_request(number), JobOptions()) for number in range(5)))
 
         assert refused.value.retry_after > 0
 
@@ -262,7 +261,7 @@ async def test_lists_page_through_everything_newest_first(redis):
         assert [job.submitted_at_ms for job in seen] == sorted((j.submitted_at_ms for j in seen), reverse=True)
         assert [made[3].id] == [j.id for j in (await jobs.list_jobs(JobQuery(state=JobState.CANCELLED))).jobs]
         with pytest.raises(InvalidRequest, match="page_token"):
-            await jobs.list_jobs(JobQuery(page_token="nonsense"))
+            await jobs.list_jobs(JobQuery(page_token="nonsense"))  # noqa: S106 - not a password
 
 
 async def test_records_expire_after_their_time_and_leave_the_lists(redis):

@@ -48,7 +48,7 @@ async def judge(jobs: RedisJobs, acknowledged: dict[str, int], fleet: Fleet, url
         prefix = f"tq:{{{MODEL}}}:"
         lanes, counts, dead, held = await link.run("look", [f"{prefix}lanes"], [prefix])
         totals = Counter({counts[i].decode(): int(counts[i + 1]) for i in range(0, len(counts), 2)})
-        verdict.entries_left = sum(length + pending for _, length, pending, _ in lanes)
+        verdict.entries_left = sum(lane[1] + lane[2] for lane in lanes)
         verdict.bytes_left = held
         payloads = [key async for key in link.client("commands").scan_iter(f"{prefix}p:*", count=5000)]
         verdict.payloads_left = len(payloads) - dead

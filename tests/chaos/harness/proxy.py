@@ -20,6 +20,7 @@ class TcpProxy:
         self._target = target_port
         self._rng = rng
         self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
 
     async def start(self) -> int:
@@ -30,6 +31,7 @@ class TcpProxy:
     async def close(self) -> None:
         self._server.close()
         self.cut()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._server.wait_closed()
 
     def cut(self) -> None:
@@ -38,7 +40,13 @@ class TcpProxy:
             self.faults += 1
             writer.transport.abort()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Start a task of our own: the one asyncio would make complains when it is cancelled at the end."""
+        task = asyncio.create_task(self._forward(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         upstream = None
         try:
