@@ -43,6 +43,8 @@ FAMILIES: tuple[Family, ...] = (
     Family("sluice_batches_total", "counter", MODEL, "Batches executed."),
     Family("sluice_rows_total", "counter", MODEL, "Rows inferred."),
     Family("sluice_padded_rows_total", "counter", MODEL, "Rows of filler that ran beside them."),
+    Family("sluice_sized_bytes_total", "counter", MODEL, "Bytes of inputs of varying length that ran."),
+    Family("sluice_padding_bytes_total", "counter", MODEL, "Bytes by which batch-mates of theirs were longer."),
     Family("sluice_retried_rows_total", "counter", MODEL, "Rows run again after their batch failed or its child died."),
     Family("sluice_rejected_total", "counter", (*MODEL, "reason"), "Requests refused at the entrance."),
     Family("sluice_dropped_total", "counter", (*MODEL, "reason"), "Requests given up after they were queued."),
@@ -218,6 +220,8 @@ def _add_model(page: _Page, model: ModelSnapshot) -> None:
     page.add("sluice_batches_total", key, counted.execution_count)
     page.add("sluice_rows_total", key, counted.inference_count)
     page.add("sluice_padded_rows_total", key, counted.padded_rows)
+    page.add("sluice_sized_bytes_total", key, counted.sized_bytes)
+    page.add("sluice_padding_bytes_total", key, counted.padded_bytes)
     page.add("sluice_retried_rows_total", key, counted.retried_rows)
     page.add("sluice_cache_hits_total", key, counted.cache_hit.count)
     page.add("sluice_cache_misses_total", key, counted.cache_miss.count)
