@@ -11,7 +11,7 @@ STEPS  := $(MAKEFILE_LIST) pyproject.toml
 PIP    := install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev serve demo test lint format protos train bench redis clean
+.PHONY: help install dev serve demo test lint format protos train bench tools clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -32,8 +32,8 @@ $(DEV)/.done: $(STEPS)
 	$(BIN)/pip $(PIP) -e ".[$(EXTRA),train,dev]"
 	@touch $@
 
-redis: # the tests talk to a real redis-server and drive real load with h2load
-	@command -v redis-server >/dev/null && command -v h2load >/dev/null || deploy/install-test-tools.sh
+tools: # a real redis-server, real load, real alert rules
+	@command -v redis-server >/dev/null && command -v h2load >/dev/null && command -v promtool >/dev/null || deploy/install-test-tools.sh
 
 serve: install ## serve the three shipped models on this machine
 	$(SERVER)/bin/sluice serve $(ARGS)
@@ -41,7 +41,7 @@ serve: install ## serve the three shipped models on this machine
 demo: install ## start a server, ask each model one question, stop it
 	$(SERVER)/bin/python -m server demo
 
-test: dev redis lint ## every test, lint included
+test: dev tools lint ## every test, lint included
 	$(BIN)/python -m pytest $(PYTEST) $(ARGS)
 
 lint: dev ## style, types, layers, generated code
@@ -90,3 +90,15 @@ $(CHECK)/.done: deploy/check/requirements.txt
 	$(PYTHON) -m venv $(CHECK)
 	$(CHECK)/bin/pip $(PIP) -r deploy/check/requirements.txt
 	@touch $@
+
+# --- bench ---
+.PHONY: bench-short overload swap session-kill
+
+bench: dev redis ## measure against the baselines and the limits, on a quiet machine (12 minutes)
+	$(BIN)/python -m bench.suite --json out/bench.json --plots docs/img $(ARGS)
+
+bench-short: dev redis ## the same in half a minute, with bars for a busy machine
+	$(BIN)/python -m bench.suite --quick $(ARGS)
+
+overload swap session-kill: dev ## load scripts with a verdict: 5 times the capacity, a swap a second, kill -9
+	$(BIN)/python -m tests.load.$(subst -,_,$@) $(ARGS)
