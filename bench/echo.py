@@ -2,14 +2,16 @@
 
     python bench/echo.py [--rounds 5] [--calls 60000] [--payload 60] [--servers lean,aio,pool] [--json]
 
-`lean` and `aio` are this server's transports, `lean-handover` answers from a second thread as a collector does, `pool`
-is a plain grpc.server with a thread pool. Rounds are interleaved, so that a noisy minute hurts all alike, and the
+`lean` and `aio` are this server's transports, `handover` is lean answering from a second thread as a collector does,
+`pool` is a plain grpc.server with a thread pool. `lean` and `handover` run in the environment that `sluice serve`
+prepares, `lean-plain` and `handover-plain` without. Rounds are interleaved, so that a noisy minute hurts all alike, and
 medians are reported. CPU is the server process's own (user and system), all threads included.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import queue
 import re
 import shutil
@@ -30,6 +32,7 @@ import grpc
 
 from server.transports.aio import AioTransport
 from server.transports.base import Call, Fast, TransportOptions
+from server.transports.environment import prepare
 from server.transports.lean import LeanTransport
 
 METHOD = "/bench.Echo/Echo"
@@ -71,7 +74,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--payload", type=int, default=60, help="bytes per message")
     parser.add_argument("--connections", type=int, default=4)
     parser.add_argument("--streams", type=int, default=64, help="calls in flight on each connection")
-    parser.add_argument("--servers", default="lean,lean-handover,aio,pool")
+    parser.add_argument("--servers", default="lean,lean-plain,handover,handover-plain,aio,pool")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--serve", choices=SERVERS, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -88,7 +91,11 @@ def _measure(name: str, body: Path, options: argparse.Namespace) -> Round:
 @contextmanager
 def _server(name: str) -> Iterator[tuple[int, Callable[[], float]]]:
     command = [sys.executable, __file__, "--serve", name]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+    environ = dict(os.environ)
+    if name in PREPARED:
+        prepare(environ)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environ) as process:  # noqa: S603
         ask, answer = process.stdin, process.stdout
         assert ask is not None  # noqa: S101
         assert answer is not None  # noqa: S101
@@ -172,10 +179,13 @@ def _serve_pool() -> None:
 
 SERVERS: dict[str, Callable[[], None]] = {
     "lean": lambda: _serve_transport(LeanTransport, _echo),
-    "lean-handover": _serve_handover,
+    "lean-plain": lambda: _serve_transport(LeanTransport, _echo),
+    "handover": _serve_handover,
+    "handover-plain": _serve_handover,
     "aio": lambda: _serve_transport(AioTransport, _echo),
     "pool": _serve_pool,
 }
+PREPARED = {"lean", "handover"}
 
 if __name__ == "__main__":
     sys.exit(main())

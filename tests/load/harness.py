@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from server.cli.load import LoadClient, Outcome, closed_loop, open_loop, poisson
+from bench.generator import Check, Generator
+from server.cli.load import Outcome, poisson
 from tests import models, oip
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -25,7 +26,7 @@ def store_with(folder: Path, name: str, versions: dict[str, bytes], config: str 
 
 
 def heavy(width: int = 1024, depth: int = 32) -> bytes:
-    """Return a model that costs some milliseconds a batch and less a row the more rows run together."""
+    """Return a model that costs a core about a millisecond a row, so that generator and refusals have the other one."""
     return models.matrix_chain(width, depth)
 
 
@@ -36,15 +37,22 @@ def message(name: str, width: int = 1024) -> bytes:
     ).SerializeToString()
 
 
-def capacity(client: LoadClient, body: bytes, seconds: float, in_flight: int = 64) -> float:
-    """Return the rows a second a closed loop gets out of the server."""
-    outcome = closed_loop(client, INFER, body, in_flight, seconds)
+def capacity(address: str, body: bytes, seconds: float, in_flight: int = 64) -> float:
+    """Return the answers a second a closed loop gets out of the server."""
+    generator = Generator(address, INFER, body)
+    outcome = generator.closed_loop(in_flight, seconds)
+    generator.close()
     return len(outcome.latencies) / outcome.seconds
 
 
-def offered(client: LoadClient, body: bytes, rate: float, seconds: float, deadline: float, seed: int) -> Outcome:
-    """Send `rate` calls a second, Poisson, whatever comes back."""
-    return open_loop(client, INFER, body, poisson(rate, seconds, seed), deadline)
+def offered(
+    address: str, body: bytes, rate: float, seconds: float, deadline: float, *, seed: int, check: Check | None = None
+) -> Outcome:
+    """Send `rate` calls a second, Poisson, whatever comes back; `deadline` is that of each gRPC call."""
+    generator = Generator(address, INFER, body, deadline=deadline)
+    outcome = generator.open_loop(poisson(rate, seconds, seed), check=check)
+    generator.close()
+    return outcome
 
 
 def percentile(values: list[float], q: float) -> float:

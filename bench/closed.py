@@ -1,0 +1,131 @@
+"""Closed loop with h2load, a client in C that costs a few microseconds a call.
+
+h2load knows HTTP, not gRPC: it counts responses with status 200, which a refused gRPC call has as well. What it also
+counts is bytes of DATA, and only an answered call has any, so the sum must be that of as many answers; besides, our own
+client reads the status of some calls before.
+"""
+
+import re
+import resource
+import shutil
+import struct
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench.generator import OK, Generator
+from bench.targets import Target
+
+CONNECTIONS = {1: (1, 1), 8: (1, 8), 256: (4, 64), 1024: (8, 128)}
+"""Calls in flight -> connections, streams on each."""
+SERVER_BOUND_SHARE = 0.9
+"""Share of a core from which h2load, one thread, counts as the bottleneck."""
+FEWEST = 200
+_HEADERS = ("-H", "content-type: application/grpc", "-H", "te: trailers")
+
+
+@dataclass(frozen=True)
+class Closed:
+    """One closed-loop run."""
+
+    in_flight: int
+    rate: float
+    """Answers a second."""
+    p50_ms: float
+    p99_ms: float
+    p999_ms: float
+    cpu_us: float | None
+    """CPU microseconds a call of the server and its children; None for a peer elsewhere."""
+    batch_rows: float | None
+    padded_rows: float | None
+    generator_share: float
+    caution: str
+
+
+class H2Load:
+    """Measures one call of one server; `rate` is carried from run to run to choose how many calls make up a run."""
+
+    def __init__(self, target: Target, model: str, message: bytes, folder: Path) -> None:
+        self._target = target
+        self._model = model
+        self._body = folder / f"{target.name}-{model}.bin"
+        self._body.write_bytes(struct.pack(">BI", 0, len(message)) + message)
+        self._rates: dict[int, float] = {}
+        self.answer = _answer(target, message)
+
+    def run(self, in_flight: int, seconds: float) -> Closed:
+        """Measure for about so long.
+
+        Raises:
+            RuntimeError: not every call was answered with OK.
+        """
+        if in_flight not in self._rates:
+            self._rates[in_flight] = self._load(in_flight, FEWEST + 2 * in_flight)[0]
+        calls = max(int(self._rates[in_flight] * seconds), FEWEST)
+        before, cpu = self._target.scrape(self._model), self._target.cpu_seconds()
+        rate, times, share = self._load(in_flight, calls)
+        used = (self._target.cpu_seconds() - cpu) / calls * 1e6 if self._target.process else None
+        after = self._target.scrape(self._model)
+        self._rates[in_flight] = rate
+        delta = {name: after[name] - before[name] for name in after}
+        if delta and delta["requests"] != calls:
+            raise RuntimeError(f"{calls} calls were sent, {self._target.name} answered {delta['requests']:.0f} with OK")
+        p50, p99, p999 = (float(np.percentile(times, q)) / 1000 for q in (50, 99, 99.9))
+        caution = f"h2load took {share:.0%} of a core" if share > SERVER_BOUND_SHARE else ""
+        rows = delta["rows"] / delta["batches"] if delta else None
+        return Closed(
+            in_flight, rate, p50, p99, p999, used, rows, delta["padded_rows"] if delta else None, share, caution
+        )
+
+    def _load(self, in_flight: int, calls: int) -> tuple[float, "np.ndarray[tuple[int], np.dtype[np.int64]]", float]:
+        """Run h2load; return answers a second, microseconds of each, and its share of a core."""
+        connections, streams = CONNECTIONS[in_flight]
+        with tempfile.NamedTemporaryFile("r", suffix=".tsv") as log:
+            command = [
+                "h2load", "-n", str(calls), "-c", str(connections), "-m", str(streams), "-d", str(self._body),
+                *_HEADERS, f"--log-file={log.name}", f"http://{self._target.address}{self._target.path}",
+            ]  # fmt: skip
+            before = _children_cpu()
+            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
+            used = _children_cpu() - before
+            times = np.loadtxt(log.name, dtype=np.int64, usecols=2, ndmin=1)
+        self._check(output, calls)
+        rate = float(re.findall(r"([\d.]+) req/s", output)[0])
+        return rate, times, used * rate / calls
+
+    def _check(self, output: str, calls: int) -> None:
+        data = int(re.findall(r"\((\d+)\) data", output)[0])
+        if f"{calls} succeeded" not in output or data != calls * (5 + self.answer):
+            raise RuntimeError(
+                f"{self._target.name}: expected {calls} answers of {5 + self.answer} bytes, h2load says:\n{output}"
+            )
+
+
+def installed() -> bool:
+    """Whether h2load is here."""
+    return shutil.which("h2load") is not None
+
+
+def _answer(target: Target, message: bytes) -> int:
+    """Return the bytes of an answer; a few calls must all get one of the same size."""
+    sizes: set[int] = set()
+
+    def check(code: int, answer: bytes) -> None:
+        if code != OK:
+            raise RuntimeError(f"{target.name} ended a call with status {code}")
+        sizes.add(len(answer))
+
+    generator = Generator(target.address, target.path, message, connections=1)
+    generator.closed_loop(4, 0.3, check=check)
+    generator.close()
+    if len(sizes) != 1:
+        raise RuntimeError(f"{target.name}: expected answers of one size, they had {sorted(sizes)} bytes")
+    return sizes.pop()
+
+
+def _children_cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

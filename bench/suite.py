@@ -1,0 +1,154 @@
+"""Sluice beside the servers people write and the limits nobody passes, in one run, interleaved.
+
+    python -m bench.suite [--rounds 3] [--seconds 2] [--quick] [--json FILE] [--plots DIR] [--peer NAME=HOST:PORT]
+
+Every round measures every server before the next one begins, so a noisy minute hurts all alike; medians are reported
+with their spread. Ends with the promises of this project and whether they hold here; exit code 1 when one does not.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench import opened, promises, report
+from bench.bodies import MODELS, body, newest_version
+from bench.closed import H2Load, installed
+from bench.results import Results, bare_loop, machine
+from bench.targets import ECHO, ROOT, Target, baseline, echo, sluice, started
+
+BASELINES = {"naive-aio": "naive_aio", "thread-pool": "thread_pool"}
+SHARES = (0.5, 0.8, 1.2, 2.0)
+SAME = "same"
+"""Label of a baseline's run at half of Sluice's saturation instead of its own."""
+
+
+def main() -> int:
+    """Measure, report, judge."""
+    options = _arguments()
+    if not installed():
+        print("h2load was not found; it comes with the package nghttp2-client", file=sys.stderr)
+        return 2
+    results = Results(machine(), datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        servers = {name: stack.enter_context(started(name, *command)) for name, command in _commands(options).items()}
+        servers["no-metrics"].metrics = ""  # they would tell of nothing
+        for peer in options.peer:
+            name, _, address = peer.partition("=")
+            servers[name] = Target(name, address)
+        suite = Suite(servers, options, Path(folder), results)
+        for number in range(options.rounds):
+            suite.round(number)
+            print(f"round {number + 1} of {options.rounds} done", file=sys.stderr, flush=True)
+        suite.variants()
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(vars(results), indent=1) + "\n")
+    print(report.table(results))
+    if options.plots:
+        report.plots(results, options.plots)
+    verdicts = promises.judge(results, relaxed=options.quick)
+    print("\n".join(map(str, verdicts)))
+    return 0 if all(verdict.holds for verdict in verdicts if verdict.binding) else 1
+
+
+class Suite:
+    """The servers and how they are measured."""
+
+    def __init__(self, servers: dict[str, Target], options: argparse.Namespace, folder: Path, results: Results) -> None:
+        self._servers = servers
+        self._options = options
+        self._results = results
+        self._folder = folder
+        self._loads: dict[tuple[str, str], H2Load] = {}
+
+    def round(self, number: int) -> None:
+        """Measure everything once."""
+        for model in self._options.models:
+            self._closed(model)
+            self._open(model, number)
+            self._results.loops[model].append(bare_loop(newest_version(self._options.store, model), self._options))
+        for name, target in self._servers.items():
+            if target.process:
+                self._results.memory[name].append(asdict(target.memory()))
+
+    def variants(self) -> None:
+        """Measure Sluice as it comes, without metrics and without isolation, turn by turn."""
+        for _ in range(self._options.turns):
+            for name in ("sluice", *VARIANTS):
+                run = self._load(name, "churn").run(256, self._options.seconds)
+                self._results.variants[name].append(asdict(run))
+
+    def _compared(self) -> list[str]:
+        return [name for name in self._servers if name not in VARIANTS]
+
+    def _closed(self, model: str) -> None:
+        for in_flight in self._options.in_flight:
+            for name in self._compared():
+                run = self._load(name, model).run(in_flight, self._options.seconds)
+                self._results.add_closed(model, name, in_flight, asdict(run))
+
+    def _open(self, model: str, number: int) -> None:
+        for share in self._options.shares:
+            for name in self._compared():
+                if name != "echo":
+                    self._offer(model, name, str(share), share, self._saturation(model, name), number)
+            if share == SHARES[0]:
+                for name in BASELINES:
+                    self._offer(model, name, SAME, share, self._saturation(model, "sluice"), number)
+
+    def _offer(self, model: str, name: str, label: str, share: float, saturation: float, seed: int) -> None:
+        seconds = self._options.seconds
+        run = opened.run(self._servers[name], body(model), share * saturation, share, seconds, seed)
+        self._results.add_open(model, name, label, asdict(run) | {"saturation": saturation})
+
+    def _saturation(self, model: str, name: str) -> float:
+        """Return answers a second at 256 in flight in this round."""
+        return float(self._results.closed[model][name]["256"][-1]["rate"])
+
+    def _load(self, name: str, model: str) -> H2Load:
+        key = name, model
+        if key not in self._loads:
+            self._loads[key] = H2Load(self._servers[name], model, body(model), self._folder)
+        return self._loads[key]
+
+
+VARIANTS = ("no-metrics", "no-isolation")
+
+
+def _commands(options: argparse.Namespace) -> dict[str, tuple[list[str], str] | tuple[list[str]]]:
+    """Return what is started: server -> command and path."""
+    folders = [newest_version(options.store, model) for model in MODELS]
+    commands: dict[str, tuple[list[str], str] | tuple[list[str]]] = {"sluice": (sluice(options.store),)}
+    commands |= {name: (baseline(module, folders),) for name, module in BASELINES.items()}
+    commands["echo"] = (echo(), ECHO)
+    commands["no-metrics"] = (sluice(options.store, module="bench.without_metrics"),)
+    commands["no-isolation"] = (sluice(options.store, "--isolation", "none"),)
+    return commands
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=7, help="of the comparison with metrics and isolation off")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
+    parser.add_argument("--models", type=lambda text: text.split(","), default=list(MODELS))
+    parser.add_argument("--store", type=Path, default=ROOT / "model_store")
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=HOST:PORT", help="serving the same models")
+    parser.add_argument("--quick", action="store_true", help="one short round and bars for a busy machine")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--plots", type=Path, metavar="DIR")
+    options = parser.parse_args()
+    options.in_flight, options.shares = (1, 8, 256, 1024), SHARES
+    if options.quick:
+        options.rounds, options.turns, options.seconds, options.models = 1, 1, 0.6, ["churn", "mnist"]
+        options.in_flight, options.shares = (1, 256), (0.5, 2.0)
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

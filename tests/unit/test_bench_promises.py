@@ -1,0 +1,68 @@
+"""The suite's verdicts: a promise that falls short is called BROKEN, and only ratios decide."""
+
+from bench.promises import judge
+from bench.results import Results
+
+
+def run(**figures):
+    plain = {"rate": 1000.0, "cpu_us": 50.0, "p50_ms": 0.5, "p99_ms": 4.0, "goodput": 1000.0, "saturation": 1000.0}
+    return plain | figures
+
+
+def results(**changes):
+    """A run that keeps every promise, but for the changes."""
+    found = Results({}, "")
+    closed = {"sluice": {}, "naive-aio": {"rate": 250.0, "cpu_us": 210.0}, "thread-pool": {"cpu_us": 165.0}, "echo": {}}
+    for server, figures in closed.items():
+        for in_flight in (1, 256):
+            found.add_closed("churn", server, in_flight, run(**figures | changes.get(server, {})))
+    for server, label in (("sluice", "0.5"), ("sluice", "2.0"), ("naive-aio", "same"), ("thread-pool", "same")):
+        found.add_open("churn", server, label, run(**changes.get(f"{server} {label}", {})))
+    for name in ("sluice", "no-metrics", "no-isolation"):
+        found.variants[name].append(run(**changes.get(f"variant {name}", {})))
+    return found
+
+
+def broken(found, *, relaxed=False):
+    return [verdict.text for verdict in judge(found, relaxed=relaxed) if verdict.binding and not verdict.holds]
+
+
+def test_a_run_that_keeps_everything_has_nothing_broken():
+    assert broken(results()) == []
+
+
+def test_each_promise_is_called_broken_when_it_falls_short():
+    shortfalls = {
+        "sluice": ({"cpu_us": 53.0}, "naive-aio's"),
+        "thread-pool": ({"cpu_us": 149.0}, "thread-pool's"),
+        "naive-aio": ({"rate": 251.0}, "throughput over naive-aio's"),
+        "echo": ({"rate": 1700.0}, "bare echo's"),
+        "sluice 0.5": ({"p99_ms": 4.1}, "p99 over the better baseline's"),
+        "sluice 2.0": ({"goodput": 940.0}, "goodput within 100 ms"),
+        "variant no-metrics": ({"rate": 1030.0}, "no-metrics"),
+        "variant no-isolation": ({"rate": 1120.0}, "no-isolation"),
+    }
+    for changed, (figures, expected) in shortfalls.items():
+        found = broken(results(**{changed: figures}))
+
+        assert len(found) == 1, (changed, found)
+        assert expected in found[0]
+
+
+def test_the_better_baseline_is_the_one_that_counts():
+    slow = {"naive-aio same": {"p99_ms": 100.0}}
+
+    assert broken(results(**slow)) == []
+    assert len(broken(results(**slow, **{"sluice 0.5": {"p99_ms": 5.0}}))) == 1
+
+
+def test_an_absolute_figure_never_decides():
+    slow = {"sluice": {"p50_ms": 9.0}}
+
+    assert broken(results(**slow)) == []
+    assert "missed churn, 1 in flight: p50" in "\n".join(map(str, judge(results(**slow), relaxed=False)))
+
+
+def test_a_busy_machine_gets_half_of_each_bar():
+    assert broken(results(**{"sluice 2.0": {"goodput": 480.0}}), relaxed=True) == []
+    assert len(broken(results(**{"sluice 2.0": {"goodput": 470.0}}), relaxed=True)) == 1
