@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 from server.queues.redis_address import RedisAddress
@@ -59,6 +59,15 @@ def connect(address: RedisAddress, purpose: Purpose, name: str) -> AnyRedis:
         return _master(address, options)
     host, port = address.hosts[0]
     return Redis(host=host, port=port, **options)
+
+
+async def disconnect(client: AnyRedis) -> None:
+    """Close a client, and its lines to the sentinels, which redis-py leaves open."""
+    await client.aclose()
+    pool = getattr(client, "connection_pool", None)
+    if isinstance(pool, SentinelConnectionPool):
+        for sentinel in pool.sentinel_manager.sentinels:
+            await sentinel.aclose()
 
 
 def _tls(address: RedisAddress) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from redis import exceptions as failures
 from server import log
 from server.errors import QueueUnavailable
 from server.queues.redis_address import RedisAddress
-from server.queues.redis_client import AnyRedis, Purpose, connect
+from server.queues.redis_client import AnyRedis, Purpose, connect, disconnect
 from server.queues.redis_scripts import load_scripts
 from server.queues.redis_tasks import cancel_all, spawn
 
@@ -114,7 +114,7 @@ class RedisLink:
         self._up.clear()
         self._fail_calls()
         for client in self._clients:
-            await client.aclose()
+            await disconnect(client)
 
     async def wait_available(self) -> None:
         """Return as soon as Redis answers."""

@@ -15,13 +15,12 @@ from tests.redis_rig import (
     PROMPT,
     FakeScheduler,
     eventually,
-    number_of,
     number_request,
     open_jobs,
     open_link,
     open_worker,
 )
-from tests.redis_server import DURABLE, RedisServer, free_port, redis_server, require_redis
+from tests.redis_server import DURABLE, redis_server
 
 pytestmark = pytest.mark.redis
 PREFIX = f"tq:{{{MODEL}}}:"
@@ -201,31 +200,3 @@ async def test_a_forbidding_acl_is_refused_by_name_and_a_wrong_password_shows_no
     await wrong.close()
     assert "barley" not in str(refused.value)
     assert "barley" not in repr(wrong.address)
-
-
-async def test_a_unix_socket_works_as_well(tmp_path):
-    require_redis()
-    server = RedisServer(tmp_path, *DURABLE, "--unixsocket", str(tmp_path / "redis.sock")).start()
-    try:
-        async with open_jobs(f"unix://{tmp_path}/redis.sock?db=1") as jobs:
-            job = await jobs.submit(number_request(3), JobOptions())
-            assert (await jobs.get(job.id)).state == JobState.QUEUED
-    finally:
-        server.kill()
-
-
-async def test_jobs_run_on_a_cluster(tmp_path):
-    require_redis()
-    server = RedisServer(tmp_path, *DURABLE, "--cluster-enabled", "yes", "--cluster-port", str(free_port())).start()
-    try:
-        assert server.ask("CLUSTER", "ADDSLOTSRANGE", "0", "16383") == b"+OK"
-        await eventually(lambda: server.ask("SET", "tq:ready", "1") == b"+OK", "the cluster is formed")
-        url = f"redis+cluster://127.0.0.1:{server.port}"
-        async with open_jobs(url) as jobs, open_worker(url, FakeScheduler()):
-            made = [await jobs.submit(number_request(n), JobOptions()) for n in range(20)]
-            for job in made:
-                await eventually(lambda job=job: _done(jobs, job.id), "a job is done")
-
-            assert [2 * n for n in range(20)] == [number_of((await jobs.get(job.id)).result) for job in made]
-    finally:
-        server.kill()
