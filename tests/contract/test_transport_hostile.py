@@ -106,13 +106,19 @@ async def test_an_unknown_compression_ends_its_own_call_only(kind):
 
 
 @pytest.mark.parametrize(
-    ("allowance", "status"), [("0n", DEADLINE_EXCEEDED), ("99999999H", OK), ("abc", INTERNAL), ("-1S", INTERNAL)]
+    ("allowance", "statuses"),
+    [
+        ("0n", {DEADLINE_EXCEEDED, OK}),  # an echo may be faster than the core's timer
+        ("99999999H", {OK}),
+        ("abc", {INTERNAL}),
+        ("-1S", {INTERNAL}),
+    ],
 )
-async def test_an_odd_timeout_ends_its_own_call_only(kind, allowance, status):
+async def test_an_odd_timeout_ends_its_own_call_only(kind, allowance, statuses):
     async with attacked(kind) as server:
         odd, honest = await asyncio.to_thread(ask, server.port, frame(b"x"), [("grpc-timeout", allowance)])
 
-    assert odd["grpc-status"] == status
+    assert odd["grpc-status"] in statuses
     assert honest["grpc-status"] == OK
 
 

@@ -57,9 +57,10 @@ async def test_a_call_is_gone_when_it_is_over_without_the_help_of_the_collector(
             for stream in [raw.call(path, frame(b"x"), [("grpc-timeout", "300m")]) for _ in range(10)]:
                 raw.trailers(stream)
 
+    left_by_others = living()
     async with serving(LeanTransport, METHODS) as server:
         await asyncio.to_thread(call_ten_times, server.port)
-        await eventually(lambda: living() == 0, "every call to be gone")
+        await eventually(lambda: living() <= left_by_others, "every call to be gone")
 
 
 async def test_a_caller_is_watched_only_when_the_answer_takes_long(monkeypatch):
