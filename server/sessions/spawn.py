@@ -181,6 +181,7 @@ def _environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
     path = kept.get("PYTHONPATH", "")
     kept["PYTHONPATH"] = f"{_ROOT}{os.pathsep}{path}" if path else _ROOT
+    kept["ORT_DISABLE_TELEMETRY"] = "1"  # else ONNX Runtime keeps a database of its own below $HOME
     return kept
 
 
