@@ -8,10 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from server.errors import ServingError
-from server.messages import InferRequest, InferResponse
-
-Outcome = InferResponse | ServingError
+from server.messages import InferRequest
+from server.queues.envelope import Outcome
 
 
 @dataclass(slots=True, eq=False)

@@ -14,7 +14,7 @@ from server.queues.redis_online_claims import MAX_ATTEMPTS, RedisOnlineClaims
 from server.queues.redis_queue import OnlineBounds, RedisQueue
 from server.queues.redis_registry import RedisRegistry
 from server.worker import Gate, Worker
-from tests.redis_rig import MODEL, PROMPT, FakeScheduler, eventually, number_of, number_request, open_link
+from tests.redis_rig import MODEL, PROMPT, FakeScheduler, double, eventually, number_of, number_request, open_link
 from tests.redis_server import redis_server
 
 pytestmark = pytest.mark.redis
@@ -204,6 +204,29 @@ async def test_answers_to_a_frontend_that_is_gone_are_counted_and_leave_nothing(
 
         assert await link.execute("HGET", f"{PREFIX}n", "online_orphans") == b"1"
         assert (await link.execute("XLEN", f"{PREFIX}s:1:olo"), await link.execute("GET", f"{PREFIX}b")) == (0, b"0")
+
+
+async def test_an_answer_repeated_after_a_lost_reply_arrives_once_and_gives_its_bytes_back_once(redis):
+    async with frontend(redis.url) as queue, open_link(redis.url, "worker") as link:
+        member = RedisMember(link, "worker", heartbeat=1.0)
+        claims = RedisOnlineClaims(link, RedisBells(link), member, MODEL, ("1",), lease=30.0)
+        asked = [Asked(queue, 1), Asked(queue, 2)]
+        await eventually(lambda: _length(link, 2), "both wait")
+        taken = await claims.claim(2)
+        outcomes = [(claim, double(claim.request)) for claim in taken]
+
+        assert await claims.settle(outcomes[:1]) == 0
+        assert await claims.settle(outcomes[:1]) == 1
+        assert await claims.settle(outcomes[1:]) == 0
+        await eventually(lambda: all_answered(asked), "both are answered")
+        await eventually(lambda: _length(link, 0), "nothing is left")
+        assert all(one.right for one in asked)
+        assert queue.orphans == 0
+        assert await link.execute("GET", f"{PREFIX}b") == b"0"
+
+
+async def _length(link, expected):
+    return await link.execute("XLEN", f"{PREFIX}s:1:olo") == expected
 
 
 async def test_the_worker_sees_what_is_left_of_the_deadline_on_its_own_clock(redis):

@@ -7,6 +7,7 @@ import pytest
 from server.errors import QueueUnavailable
 from server.jobs import JobOptions, JobQuery, JobState
 from server.messages import InferResponse
+from server.queues import redis_keys as keys
 from server.queues.redis_bells import RedisBells
 from server.queues.redis_claims import RedisMember
 from server.queues.redis_job_claims import RedisJobClaims
@@ -81,6 +82,35 @@ async def test_what_a_dead_worker_held_runs_again_one_by_one_and_alone(redis):
         assert [number_of(job.result) for job in done] == [0, 2, 4, 6, 8]
         assert second.most_at_once == 1
         await eventually(lambda: _consumers_are(redis, {b"b:j"}), "the dead one's name is forgotten")
+
+
+async def test_while_a_suspect_runs_nothing_else_does(redis):
+    class Watching(FakeScheduler):
+        """Knows who ran beside a suspect."""
+
+        beside_a_suspect = 0
+
+        def submit(self, request, reply):
+            running = [number_of(other) for other, _ in self.waiting.values()]
+            if running and (number_of(request) < 3 or min(running) < 3):
+                self.beside_a_suspect += 1
+            return super().submit(request, reply)
+
+    first, second = FakeScheduler(hold=True), Watching(delay=0.02)
+    async with open_jobs(redis.url) as jobs, open_worker(redis.url, second, name="b", capacity=4) as heir:
+        async with open_worker(redis.url, first, name="a", routes=("other",)) as doomed:
+            for number in range(3):
+                await jobs.submit(number_request(number, version="other"), JobOptions())
+            await eventually(lambda: len(first.waiting) == 3, "the first worker holds the suspects")
+            await doomed.die()
+        for number in range(10, 90):
+            await jobs.submit(number_request(number), JobOptions())
+        heir.claims._lanes += keys.lanes(MODEL, ("other",), "j")
+        heir.claims._tops += ["0-0"] * 2
+        await eventually(lambda: heir.worker.settled == 83, "everything ran", 20)
+
+    assert second.beside_a_suspect == 0
+    assert second.most_at_once == 4
 
 
 async def _consumers_are(redis, expected):
