@@ -4,7 +4,6 @@ SERVER := .venv
 DEV    := .venv-dev
 BIN    := $(DEV)/bin
 MODEL  ?= mnist
-PYTEST ?= -n 2 --dist loadfile
 # the GPU build where a GPU answers, else the CPU build; never both (they overwrite each other)
 EXTRA  := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 STEPS  := $(MAKEFILE_LIST) pyproject.toml
@@ -42,7 +41,8 @@ demo: install ## start a server, ask each model one question, stop it
 	$(SERVER)/bin/python -m server demo
 
 test: dev tools lint ## every test, lint included
-	$(BIN)/python -m pytest $(PYTEST) $(ARGS)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/unit
+	$(BIN)/python -m pytest -q --durations=15 tests/contract tests/integration tests/trainer tests/chaos
 
 lint: dev ## style, types, layers, generated code
 	$(BIN)/ruff check .
@@ -92,13 +92,19 @@ $(CHECK)/.done: deploy/check/requirements.txt
 	@touch $@
 
 # --- bench ---
-.PHONY: bench-short overload swap session-kill
+.PHONY: bench bench-short overload swap session-kill
 
-bench: dev redis ## measure against the baselines and the limits, on a quiet machine (12 minutes)
+bench: dev tools ## measure against the baselines and the limits, on a quiet machine (12 minutes)
 	$(BIN)/python -m bench.suite --json out/bench.json --plots docs/img $(ARGS)
 
-bench-short: dev redis ## the same in half a minute, with bars for a busy machine
+bench-short: dev tools ## the same in half a minute, with bars for a busy machine
 	$(BIN)/python -m bench.suite --quick $(ARGS)
 
-overload swap session-kill: dev ## load scripts with a verdict: 5 times the capacity, a swap a second, kill -9
-	$(BIN)/python -m tests.load.$(subst -,_,$@) $(ARGS)
+overload: dev ## offer 1.2, 2 and 5 times what the server can do: goodput must hold
+	$(BIN)/python -m tests.load.overload $(ARGS)
+
+swap: dev ## a version swap a second under load: no call may fail
+	$(BIN)/python -m tests.load.swap $(ARGS)
+
+session-kill: dev ## kill -9 of the session child under load: nothing may be lost
+	$(BIN)/python -m tests.load.session_kill $(ARGS)
