@@ -6,6 +6,7 @@ alert reads; what may be empty is listed below with the reason. Part of deploy/c
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator
 
 from deploy.grafana.queries import METRIC, Prometheus, load, questions
@@ -24,27 +25,12 @@ QUIET = {
 }
 """Metrics that may be missing, and why; an expression that reads one of them may be empty."""
 
-WITHOUT_REDIS = dict.fromkeys(
-    (
-        "sluice_jobs_total",
-        "sluice_jobs_depth",
-        "sluice_jobs_oldest_age_seconds",
-        "sluice_jobs_dead",
-        "sluice_redis_up",
-        "sluice_redis_durable",
-        "sluice_redis_data_lost_total",
-    ),
-    "no Redis",
-)
-"""What only a platform with Redis has."""
-
 
 class Findings:
     """What was asked, what was empty for a good reason, and what was wrong."""
 
-    def __init__(self, server: Prometheus, excused: dict[str, str]) -> None:
+    def __init__(self, server: Prometheus) -> None:
         self._server = server
-        self._excused = excused
         self.asked = 0
         self.quiet: dict[str, set[str]] = {}
         self.wrong: list[str] = []
@@ -54,7 +40,7 @@ class Findings:
         self.asked += 1
         if self._server.now(expr):
             return
-        reasons = {self._excused[name] for name in METRIC.findall(expr) if name in self._excused}
+        reasons = {QUIET[name] for name in METRIC.findall(expr) if name in QUIET}
         if reasons:
             self.quiet.setdefault(", ".join(sorted(reasons)), set()).add(what)
         else:
@@ -67,9 +53,9 @@ class Findings:
         yield from self.wrong
 
 
-def examine(server: Prometheus, *, redis: bool) -> Findings:
+def examine(server: Prometheus) -> Findings:
     """Ask everything there is to ask. Raises OSError when Prometheus does not answer."""
-    findings = Findings(server, QUIET if redis else QUIET | WITHOUT_REDIS)
+    findings = Findings(server)
     for target in server.get("targets")["activeTargets"]:
         if target["health"] != "up":
             findings.wrong.append(f"target {target['scrapeUrl']}: expected up, got {target['lastError']}")
@@ -88,9 +74,13 @@ def main() -> int:
     """Print the findings; 1 when something is wrong."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n", maxsplit=1)[0])
     parser.add_argument("prometheus", metavar="http://HOST:PORT")
-    parser.add_argument("--redis", action="store_true", help="the platform has Redis: its metrics must be there")
+    parser.add_argument("--patience", type=float, default=30.0, help="seconds in which a first scrape may yet come")
     arguments = parser.parse_args()
-    findings = examine(Prometheus(arguments.prometheus), redis=arguments.redis)
+    server, until = Prometheus(arguments.prometheus), time.monotonic() + arguments.patience
+    findings = examine(server)
+    while findings.wrong and time.monotonic() < until:
+        time.sleep(1)
+        findings = examine(server)
     sys.stdout.writelines(f"{line}\n" for line in findings.report())
     return int(bool(findings.wrong))
 

@@ -42,9 +42,10 @@ def gauge(metric: str) -> list[Query]:
     return [(f"max by (model) ({metric}{{{PICK}}})", "{{model}}")]
 
 
-def share(part: str, rest: str) -> list[Query]:
+def share(part: str, rest: str, of: str = "") -> list[Query]:
     """Return how much of two counters together the first is."""
-    return [(f"{rate(part, 'model')} / ({rate(part, 'model')} + {rate(rest, 'model')})", "{{model}}")]
+    legend = f"{of} {{{{model}}}}".lstrip()
+    return [(f"{rate(part, 'model')} / ({rate(part, 'model')} + {rate(rest, 'model')})", legend)]
 
 
 def mean(metric: str, by: str = "model") -> str:
@@ -108,8 +109,10 @@ def batching() -> Json:
             lines("Compute a batch, mean", [(mean("sluice_compute_duration_seconds"), "{{model}}")], "s"),
             lines("Compute a row, mean", [(a_row, "{{model}}")], "s",
                   about="Falls while batches grow; where it stops falling is the knee of the cost curve."),
-            lines("Padding", share("sluice_padded_rows_total", "sluice_rows_total"), "percentunit",
-                  about="Share of the rows computed that were filler."),
+            lines("Padding", [
+                *share("sluice_padded_rows_total", "sluice_rows_total", "rows"),
+                *share("sluice_padding_bytes_total", "sluice_sized_bytes_total", "bytes"),
+            ], "percentunit", about="Share of rows, and of bytes of inputs of varying length, that were filler."),
         ]),
         (8, [
             lines("Oldest waiting request", gauge("sluice_queue_oldest_age_seconds"), "s"),
@@ -127,23 +130,30 @@ def batching() -> Json:
 
 
 def jobs() -> Json:
-    """Durable jobs and the Redis they live in."""
+    """Durable jobs and the Redis they live in; every process reads the same there, so max stands for any of them."""
+    depth, running = (
+        f"sum by (model) (max by (model, lane) (sluice_jobs_{part}{{{PICK}}}))" for part in ("depth", "running")
+    )
+    events = f"sum by (state) (max by (model, state) (rate(sluice_jobs_total{{{PICK}}}{RATE})))"
     return dashboard("sluice-jobs", "Sluice / Jobs", [
         (4, [
-            number("Waiting", f"sum(max by (model) (sluice_jobs_depth{{{PICK}}}))"),
+            number("Unfinished", f"sum({depth})"),
             number("Oldest", f"max(sluice_jobs_oldest_age_seconds{{{PICK}}})", "s", bad=60),
             number("Dead letters", f"sum(max by (model) (sluice_jobs_dead{{{PICK}}}))", bad=1),
-            number("Redis reachable", "min(sluice_redis_up)", good=1),
+            number("Redis reachable", "min(sluice_redis_available)", good=1, about="By every process that uses it."),
             number("Redis durable", "min(sluice_redis_durable)", good=1, about="AOF on and nothing evicted."),
+            number("Redis lost data", "max(sluice_redis_data_losses_total)", bad=1),
         ]),
         (8, [
-            lines("Jobs by state reached", [(f"sum by (state) (rate(sluice_jobs_total{RATE}))", "{{state}}")], "cps"),
-            lines("Waiting", gauge("sluice_jobs_depth")),
+            lines("Jobs by event", [(events, "{{state}}")], "cps"),
+            lines("Unfinished", [(depth, "{{model}}")]),
+            lines("Held by workers", [(running, "{{model}}")]),
         ]),
         (8, [
-            lines("Oldest waiting job", gauge("sluice_jobs_oldest_age_seconds"), "s",
+            lines("Oldest unfinished job", gauge("sluice_jobs_oldest_age_seconds"), "s",
                   about="What workers should be scaled on."),
             lines("Dead letters", gauge("sluice_jobs_dead")),
+            lines("Bytes of unfinished jobs", gauge("sluice_jobs_bytes"), "bytes"),
         ]),
     ])  # fmt: skip
 

@@ -61,9 +61,27 @@ def test_the_environment_is_made_of_settings_that_the_server_takes(compose):
 
 
 def test_the_grace_is_longer_than_the_drain(compose):
-    service = compose["docker-compose.yml"]["services"]["server"]
+    drained = {
+        name: service
+        for name, service in compose["docker-compose.yml"]["services"].items()
+        if "SLUICE_DRAIN_SECONDS" in service.get("environment", {})
+    }
 
-    assert int(service["stop_grace_period"].removesuffix("s")) > int(service["environment"]["SLUICE_DRAIN_SECONDS"]) + 5
+    assert set(drained) == {"frontend-1", "frontend-2", "worker"}
+    for name, service in drained.items():
+        grace = int(service["stop_grace_period"].removesuffix("s"))
+        assert grace >= int(service["environment"]["SLUICE_DRAIN_SECONDS"]) + 15, name
+
+
+def test_redis_keeps_what_it_acknowledged(compose):
+    redis = compose["docker-compose.yml"]["services"]["redis"]
+
+    assert "--appendonly yes" in redis["command"]
+    assert "--maxmemory-policy noeviction" in redis["command"]
+    assert redis["volumes"] == ["redis-data:/data"]
+    assert "ports" not in redis
+    assert redis["networks"] == ["queue"]
+    assert compose["docker-compose.yml"]["networks"]["queue"]["internal"]
 
 
 def test_secrets_are_files_that_git_does_not_take(compose):

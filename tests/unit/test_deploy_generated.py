@@ -18,13 +18,6 @@ PENDING = {
     "nv_gpu_memory_used_bytes",
     "nv_gpu_power_usage",
     "nv_gpu_utilization",
-    "sluice_jobs_dead",
-    "sluice_jobs_depth",
-    "sluice_jobs_oldest_age_seconds",
-    "sluice_jobs_total",
-    "sluice_redis_data_lost_total",
-    "sluice_redis_durable",
-    "sluice_redis_up",
 }
 """Asked for by panels and alerts of parts that are still being built; this set may only shrink."""
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from deploy import healthcheck, render_dashboards
-from deploy.check.live import QUIET, WITHOUT_REDIS, examine
+from deploy.check.live import examine
 from deploy.grafana.panels import dashboard
 from deploy.grafana.queries import METRIC, Prometheus, load
 from server.probes import ProbeServer, plain
@@ -60,7 +60,7 @@ def served(prometheus):
 
 def test_a_platform_with_everything_is_well():
     with served(FakePrometheus()) as prometheus:
-        findings = examine(prometheus, redis=True)
+        findings = examine(prometheus)
 
     assert (findings.wrong, findings.quiet) == ([], {})
     assert findings.asked > 50
@@ -71,18 +71,10 @@ def test_a_missing_metric_is_wrong_unless_it_is_excused():
         has=lambda expr: not {"sluice_batch_rows_bucket", "nv_gpu_power_usage"} & set(METRIC.findall(expr))
     )
     with served(fake) as prometheus:
-        findings = examine(prometheus, redis=True)
+        findings = examine(prometheus)
 
     assert [line.split(":")[0] for line in findings.wrong] == ["batching / Batches by rows"]
     assert findings.quiet == {"no GPU": {"gpu / Power"}}
-
-
-def test_what_needs_redis_is_excused_without_it_only():
-    fake = FakePrometheus(has=lambda expr: "sluice_jobs" not in expr)
-    with served(fake) as prometheus:
-        assert examine(prometheus, redis=False).wrong == []
-        assert len(examine(prometheus, redis=True).wrong) >= 5
-    assert not set(QUIET) & set(WITHOUT_REDIS)
 
 
 def test_a_target_that_is_down_and_a_rule_that_fails_are_wrong():
@@ -90,7 +82,7 @@ def test_a_target_that_is_down_and_a_rule_that_fails_are_wrong():
     fake.targets.append({"scrapeUrl": "http://b:8002/metrics", "health": "down", "lastError": "connection refused"})
     fake.rules.append({"name": "broken", "query": "up", "health": "err", "lastError": "many-to-many"})
     with served(fake) as prometheus:
-        findings = examine(prometheus, redis=True)
+        findings = examine(prometheus)
 
     assert findings.wrong == [
         "target http://b:8002/metrics: expected up, got connection refused",

@@ -88,6 +88,9 @@ spec:
         {{- if $values.apiKeys.secretName }}
         - {name: SLUICE_API_KEYS, value: /etc/sluice/keys/api_keys}
         {{- end }}
+        {{- if and $values.redis.passwordSecret (ne $values.redis.mode "none") }}
+        - {name: SLUICE_REDIS_PASSWORD_FILE, value: /etc/sluice/redis/password}
+        {{- end }}
         {{- range $name, $value := $values.settings }}
         - {name: {{ printf "SLUICE_%s" (upper $name) }}, value: {{ $value | quote }}}
         {{- end }}
@@ -130,6 +133,9 @@ spec:
         {{- if $values.apiKeys.secretName }}
         - {name: keys, mountPath: /etc/sluice/keys, readOnly: true}
         {{- end }}
+        {{- if and $values.redis.passwordSecret (ne $values.redis.mode "none") }}
+        - {name: redis, mountPath: /etc/sluice/redis, readOnly: true}
+        {{- end }}
   volumes:
     - name: tmp
       emptyDir: {sizeLimit: 256Mi}
@@ -144,5 +150,9 @@ spec:
     {{- if $values.apiKeys.secretName }}
     - name: keys
       secret: {secretName: {{ $values.apiKeys.secretName }}, defaultMode: 288}
+    {{- end }}
+    {{- if and $values.redis.passwordSecret (ne $values.redis.mode "none") }}
+    - name: redis
+      secret: {secretName: {{ $values.redis.passwordSecret }}, defaultMode: 288}
     {{- end }}
 {{- end -}}
