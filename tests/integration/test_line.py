@@ -166,7 +166,7 @@ def test_live_ready_and_health_agree(server, stub):
 
 
 def test_a_deadline_is_kept_and_an_abandoned_call_leaves_the_others_alone(stub):
-    doomed = [stub.future("ModelInfer", wire.sentiment([REVIEWS[3]]), timeout=0.0005) for _ in range(20)]
+    doomed = [stub.future("ModelInfer", wire.sentiment([REVIEWS[3]]), timeout=0.000_01) for _ in range(20)]
     abandoned = [stub.future("ModelInfer", wire.sentiment([REVIEWS[3]])) for _ in range(20)]
     neighbours = [stub.future("ModelInfer", wire.sentiment([REVIEWS[0]])) for _ in range(20)]
     for call in abandoned:

@@ -25,8 +25,8 @@ def store_with(folder: Path, name: str, versions: dict[str, bytes], config: str 
     return folder
 
 
-def heavy(width: int = 1024, depth: int = 32) -> bytes:
-    """Return a model that costs a core about a millisecond a row, so that generator and refusals have the other one."""
+def heavy(width: int = 1024, depth: int = 96) -> bytes:
+    """Return a model that costs a core some three milliseconds a row: the other core is for generator and refusals."""
     return models.matrix_chain(width, depth)
 
 
