@@ -16,62 +16,21 @@ import asyncio
 import logging
 import random
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 from server import log
 from server.errors import Cancelled, QueueFull, QueueUnavailable, ServingError, Unavailable
 from server.messages import InferRequest, Reply, Ticket
-from server.queues.claims import Claim, Claims, Outcome
+from server.queues.claims import PAUSE, Claim, Claims, persist
+from server.queues.envelope import Outcome
+from server.queues.gate import Gate
+from server.queues.inbox import Inbox
 
 Submit = Callable[[InferRequest, Reply], Ticket]
 
 PACE = 0.001
 """Seconds between claims while something is running: the instance is busy, and fewer, larger claims cost less."""
-PAUSE = 0.05
-"""Seconds between claims while the scheduler refuses without a hint, and between attempts while the broker is away."""
-
-
-class Gate:
-    """Requests of a process run together, or one runs alone. On one event loop."""
-
-    def __init__(self) -> None:
-        self._running = 0
-        self._alone = False
-        self._changed = asyncio.Event()
-
-    def enter(self) -> None:
-        """Count one more as running (or as about to)."""
-        self._running += 1
-
-    def leave(self) -> None:
-        """Count one less."""
-        self._running -= 1
-        self._changed.set()
-
-    async def wait_open(self) -> None:
-        """Return when nobody runs alone or is waiting to."""
-        await self._until(lambda: not self._alone)
-
-    @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        """Let nobody start and wait until everybody else has ended."""
-        await self.wait_open()
-        self._alone = True
-        try:
-            await self._until(lambda: self._running == 0)
-            yield
-        finally:
-            self._alone = False
-            self._changed.set()
-
-    async def _until(self, condition: Callable[[], bool]) -> None:
-        while not condition():
-            # Everybody who waits wakes on any change, so the event is renewed rather than cleared.
-            if self._changed.is_set():
-                self._changed = asyncio.Event()
-            await self._changed.wait()
 
 
 class _Held:
@@ -112,13 +71,11 @@ class Worker:
         self._capacity = capacity
         self._gate = gate
         self._held: dict[str, _Held] = {}
-        self._answers: deque[tuple[_Held, Outcome]] = deque()
+        self._answers: Inbox[tuple[_Held, Outcome]] = Inbox()
         self._answered = asyncio.Event()
-        self._settling = asyncio.Event()
         self._draining = asyncio.Event()
         self._grace = 0.0
         self._resume_at = 0.0
-        self._waking = False
         self._loop = asyncio.get_running_loop()
         self._alarms: dict[Claims, asyncio.Task[None]] = {}
 
@@ -168,7 +125,14 @@ class Worker:
             if not claimed:
                 await self._until_news()
             elif self._held:
-                await asyncio.sleep(PACE)
+                await self._pace()
+
+    async def _pace(self) -> None:
+        """Give a batch time to gather, but not longer than it takes the one before to be answered."""
+        self._answered.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PACE):
+                await self._answered.wait()
 
     async def _until_room(self) -> None:
         while not self._draining.is_set():
@@ -211,28 +175,12 @@ class Worker:
         self._gate.enter()
         self.claimed += 1
         if claim.cancelled:
-            self._answer(held, Cancelled("job: it was cancelled"))
+            self._answers.put((held, Cancelled("job: it was cancelled")))
             return
         try:
-            held.ticket = self._submit(claim.request, lambda outcome: self._hear(held, outcome))
+            held.ticket = self._submit(claim.request, lambda outcome: self._answers.put((held, outcome)))
         except ServingError as error:
-            self._answer(held, error)
-
-    def _hear(self, held: _Held, outcome: Outcome) -> None:
-        """Take an outcome from whichever thread brings it; one wake-up carries all that come before it is served."""
-        self._answers.append((held, outcome))
-        if not self._waking:
-            self._waking = True
-            with suppress(RuntimeError):  # the loop is closed: an outcome after the worker's end is for nobody
-                self._loop.call_soon_threadsafe(self._wake)
-
-    def _wake(self) -> None:
-        self._waking = False
-        self._settling.set()
-
-    def _answer(self, held: _Held, outcome: Outcome) -> None:
-        self._answers.append((held, outcome))
-        self._settling.set()
+            self._answers.put((held, error))
 
     def _cancel(self, key: str) -> None:
         held = self._held.get(key)
@@ -242,15 +190,13 @@ class Worker:
     # settling
 
     async def _settle_loop(self) -> None:
+        """While one round is on its way to the broker, the next one gathers."""
         while True:
-            await self._settling.wait()
-            self._settling.clear()
-            while self._answers:
-                answers = [self._answers.popleft() for _ in range(len(self._answers))]
-                for source in self._sources:
-                    mine = [(held, outcome) for held, outcome in answers if held.source is source]
-                    if mine:
-                        await self._settle(source, mine)
+            answers = await self._answers.take_all()
+            for source in self._sources:
+                mine = [(held, outcome) for held, outcome in answers if held.source is source]
+                if mine:
+                    await self._settle(source, mine)
 
     async def _settle(self, source: Claims, answers: Sequence[tuple[_Held, Outcome]]) -> None:
         back: list[Claim] = []
@@ -261,12 +207,13 @@ class Worker:
             else:
                 over.append((held.claim, outcome))
         if over:
-            await self._persist(lambda: source.settle(over))
+            await persist(lambda: source.settle(over))
         if back:
-            await self._persist(lambda: source.release(back))
+            await persist(lambda: source.release(back))
         self.settled += len(over)
         for held, _ in answers:
-            self._held.pop(held.claim.key, None)
+            if self._held.get(held.claim.key) is held:  # not one that was claimed again since
+                del self._held[held.claim.key]
             self._gate.leave()
         self._answered.set()
 
@@ -276,16 +223,6 @@ class Worker:
             return False
         self._resume_at = time.monotonic() + (outcome.retry_after or PAUSE)
         return True
-
-    async def _persist(self, call: Callable[[], Awaitable[object]]) -> None:
-        """Repeat a call, which is idempotent, until the broker has answered it."""
-        while True:
-            try:
-                await call()
-            except QueueUnavailable:
-                await asyncio.sleep(PAUSE)
-            else:
-                return
 
     # staying alive, taking over from the dead
 

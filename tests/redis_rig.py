@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from server.errors import Cancelled, InferenceFailed, InvalidValues
 from server.jobs import JobLimits
 from server.messages import InferRequest, InferResponse, Reply, Tensor
+from server.queues.gate import Gate
 from server.queues.redis_address import parse_address
 from server.queues.redis_bells import RedisBells
 from server.queues.redis_claims import RedisMember
 from server.queues.redis_job_claims import RedisJobClaims
 from server.queues.redis_jobs import RedisJobs
 from server.queues.redis_link import RedisLink
-from server.worker import Gate, Worker
+from server.worker import Worker
 
 MODEL = "double"
 PROMPT = 0.12

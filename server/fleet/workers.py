@@ -19,6 +19,7 @@ from server.errors import QueueUnavailable
 from server.fleet.catalog import announcement
 from server.jobs import JobLimits
 from server.messages import InferRequest, Reply, Ticket
+from server.queues.gate import Gate
 from server.queues.redis_bells import RedisBells
 from server.queues.redis_claims import RedisMember
 from server.queues.redis_job_claims import RedisJobClaims
@@ -26,7 +27,7 @@ from server.queues.redis_link import RedisLink
 from server.queues.redis_online_claims import RedisOnlineClaims
 from server.queues.redis_registry import RedisRegistry
 from server.spec import ModelSpec
-from server.worker import Gate, Worker
+from server.worker import Worker
 
 HEARTBEAT = 3.0
 """Seconds between signs of life; a worker that misses three is taken for dead and its work taken over."""

@@ -4,12 +4,17 @@ Two sources implement it on Redis, durable jobs and online requests; the worker'
 give it a fake. A source must never know how a request is run.
 """
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from server.errors import QueueUnavailable
 from server.messages import InferRequest
 from server.queues.envelope import Outcome
+
+PAUSE = 0.05
+"""Seconds between claims while the scheduler refuses without a hint, and between attempts while the broker is away."""
 
 
 @dataclass(slots=True, eq=False)
@@ -73,3 +78,14 @@ class Claims(Protocol):
 
     async def leave(self) -> None:
         """Sign off: this worker claims no more. What it still holds is for others to recover."""
+
+
+async def persist(call: Callable[[], Awaitable[object]]) -> None:
+    """Repeat a call, which must be idempotent, until the broker has answered it."""
+    while True:
+        try:
+            await call()
+        except QueueUnavailable:
+            await asyncio.sleep(PAUSE)
+        else:
+            return

@@ -28,13 +28,16 @@ class RedisBells:
         self._change = asyncio.Event()
         self._closing = False
 
-    def listen(self, channel: str, heard: Heard) -> None:
-        """Call `heard` for every message of `channel` from now on."""
-        self._heard.setdefault(channel, []).append(heard)
+    def listen(self, channel: str, heard: Heard) -> Callable[[], None]:
+        """Call `heard` for every message of `channel` from now on, until what is returned is called."""
+        listeners = self._heard.setdefault(channel, [])
+        listeners.append(heard)
         self._change.set()
         if self._task is None:
             self._pubsub = self._link.client("subscription").pubsub(ignore_subscribe_messages=True)
             self._task = spawn(self._listen())
+
+        return lambda: listeners.remove(heard)
 
     async def close(self) -> None:
         """Stop listening. Idempotent."""
@@ -68,5 +71,5 @@ class RedisBells:
                 self._tell(message["channel"].decode(), message["data"].decode().split(" "))
 
     def _tell(self, channel: str, ids: list[str]) -> None:
-        for heard in self._heard[channel]:
+        for heard in tuple(self._heard[channel]):
             heard(ids)

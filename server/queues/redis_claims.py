@@ -5,6 +5,7 @@ before is gone. Names of the gone are removed once they own nothing.
 """
 
 import asyncio
+import itertools
 import logging
 import math
 import secrets
@@ -19,13 +20,14 @@ from server import log
 from server.errors import InferenceFailed
 from server.messages import NO_DEADLINE, InferRequest
 from server.queues import redis_keys as keys
-from server.queues.claims import Claim, Outcome
-from server.queues.envelope import DamagedEnvelope, decode_request
+from server.queues.claims import Claim
+from server.queues.envelope import DamagedEnvelope, Outcome, decode_request
 from server.queues.redis_bells import RedisBells
 from server.queues.redis_client import BLOCK
 from server.queues.redis_link import Argument, RedisLink
 
 SWEEP_INTERVAL = 60.0
+_FOREVER_MS = 1 << 50
 _FAIRNESS = 8
 """Every so many claims the patient lanes go first, so that a stream of urgent requests cannot starve them."""
 
@@ -48,6 +50,11 @@ class RedisMember:
         if available:
             self._back_at = time.monotonic()
 
+    @property
+    def steady(self) -> bool:
+        """Whether Redis has been there for long enough that whoever lives has been able to say so."""
+        return time.monotonic() - self._back_at >= self._ttl
+
     async def beat(self) -> None:
         """Say that this process lives. Raises QueueUnavailable."""
         await self._link.run("beat", [keys.alive(self.consumer)], ["", int(self._ttl * 1000)])
@@ -57,7 +64,7 @@ class RedisMember:
 
         Nobody counts as dead for a while after Redis was away: then the living had no way to say so either.
         """
-        if time.monotonic() - self._back_at < self._ttl:
+        if not self.steady:
             return []
         others = [c for c in consumers if c != self.consumer]
         alive = await asyncio.gather(*(self._link.execute("EXISTS", keys.alive(c)) for c in others))
@@ -98,6 +105,9 @@ class RedisClaims(ABC):
         self._lease_ms = int(lease * 1000)
         self._reader = link.client("blocking")
         self._tops = ["0-0"] * len(self._lanes)
+        self._name = secrets.token_hex(4)
+        self._numbers = itertools.count()
+        self._stop_listening: Callable[[], None] | None = None
         self._turn = 0
         self._claiming: list[Argument] | None = None
         self._recovering: list[Argument] | None = None
@@ -116,7 +126,7 @@ class RedisClaims(ABC):
         if self._claiming is None:
             self._turn += 1
             step = -1 if self._turn % _FAIRNESS == 0 else 1
-            self._claiming = [self._prefix, self._who, secrets.token_hex(8), want, step]
+            self._claiming = [self._prefix, self._who, self._token("claim"), want, step]
         rows, tops = await self._link.run(self.claim_script, self._lanes, self._claiming)
         self._claiming = None
         self._tops = [top.decode() for top in tops]
@@ -125,7 +135,7 @@ class RedisClaims(ABC):
     async def suspects(self) -> bool:
         """See `Claims`. Consumers that are gone and own nothing are forgotten on the way."""
         gone = await self._gone()
-        args: list[Argument] = [self._prefix, self._who, self._lease_ms, *gone]
+        args: list[Argument] = [self._prefix, self._lease(), *gone]
         found = bool(await self._link.run("suspects", self._lanes, args))
         if gone and not found:
             await self._link.run("forget", self._lanes, [self._prefix, *gone])
@@ -135,8 +145,8 @@ class RedisClaims(ABC):
         """See `Claims`. Repeated with its token like a claim."""
         if self._recovering is None:
             gone = await self._gone()
-            token = secrets.token_hex(8)
-            self._recovering = [self._prefix, self._who, token, self._lease_ms, *self._recover_bounds(), *gone]
+            token = self._token("recover")
+            self._recovering = [self._prefix, self._who, token, self._lease(), *self._recover_bounds(), *gone]
         rows = await self._link.run(self.recover_script, self._lanes, self._recovering)
         self._recovering = None
         claims = await self._read(rows)
@@ -149,7 +159,14 @@ class RedisClaims(ABC):
             for key in ids:
                 callback(key)
 
-        self._bells.listen(keys.cancel_channel(self._model), heard)
+        self._stop_listening = self._bells.listen(keys.cancel_channel(self._model), heard)
+
+    def _token(self, purpose: str) -> str:
+        return f"{self._name}-{purpose}.{next(self._numbers)}"
+
+    def _lease(self) -> int:
+        """Return the lease in ms; right after an outage nobody has been able to renew, so nothing counts as let go."""
+        return self._lease_ms if self._member.steady else _FOREVER_MS
 
     async def _gone(self) -> list[str]:
         known = [name.decode() for name in await self._link.run("gone", self._lanes, [self._prefix])]
@@ -199,4 +216,7 @@ class RedisClaims(ABC):
 
     async def leave(self) -> None:
         """See `Claims`."""
+        if self._stop_listening is not None:
+            self._stop_listening()
+        await self._link.give_back(self._reader)
         await self._link.run("forget", self._lanes, [self._prefix, self._who])

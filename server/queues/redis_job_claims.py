@@ -14,8 +14,8 @@ from typing_extensions import override
 from server.admission import SLACK_PRIORITY
 from server.errors import Cancelled, DeadlineExceeded, DeadlineUnreachable, InferenceFailed, ServingError
 from server.jobs import JobLimits
-from server.queues.claims import Claim, Outcome, Renewal
-from server.queues.envelope import encode_outcome
+from server.queues.claims import Claim, Renewal
+from server.queues.envelope import Outcome, encode_outcome
 from server.queues.redis_bells import RedisBells
 from server.queues.redis_claims import RedisClaims, RedisMember
 from server.queues.redis_link import Argument, RedisLink

@@ -93,6 +93,11 @@ class RedisLink:
         self._clients.append(made)
         return made
 
+    async def give_back(self, client: AnyRedis) -> None:
+        """Close a client before the link is closed."""
+        self._clients.remove(client)
+        await disconnect(client)
+
     def on_change(self, callback: Callable[[bool], None]) -> None:
         """Call `callback(available)` each time Redis goes away or comes back."""
         self._listeners.append(callback)

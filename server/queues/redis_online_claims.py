@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing_extensions import override
 
 from server.errors import InferenceFailed
-from server.queues.claims import Claim, Outcome, Renewal
-from server.queues.envelope import encode_outcome
+from server.queues.claims import Claim, Renewal
+from server.queues.envelope import Outcome, encode_outcome
 from server.queues.redis_claims import RedisClaims
 from server.queues.redis_link import Argument
 

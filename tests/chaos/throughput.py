@@ -16,6 +16,7 @@ import time
 from contextlib import asynccontextmanager
 
 from server.messages import InferRequest, Reply
+from server.queues.gate import Gate
 from server.queues.redis_address import parse_address
 from server.queues.redis_bells import RedisBells
 from server.queues.redis_claims import RedisMember
@@ -23,7 +24,7 @@ from server.queues.redis_link import RedisLink
 from server.queues.redis_online_claims import RedisOnlineClaims
 from server.queues.redis_queue import OnlineBounds, RedisQueue
 from server.queues.redis_registry import RedisRegistry
-from server.worker import Gate, Worker
+from server.worker import Worker
 from tests.chaos.harness.fleet import ROOT
 from tests.redis_rig import MODEL, FakeTicket, double, eventually, number_request
 from tests.redis_server import redis_server

@@ -13,12 +13,13 @@ from tempfile import mkdtemp
 
 from server.errors import InvalidValues
 from server.messages import NO_DEADLINE, InferResponse, Tensor, Timing
+from server.queues.gate import Gate
 from server.queues.redis_bells import RedisBells
 from server.queues.redis_claims import RedisMember
 from server.queues.redis_online_claims import RedisOnlineClaims
 from server.queues.redis_queue import OnlineBounds, RedisQueue
 from server.queues.redis_registry import RedisRegistry
-from server.worker import Gate, Worker
+from server.worker import Worker
 from tests.redis_rig import eventually, open_link
 from tests.redis_server import RedisServer, require_redis
 from tests.unit.simulation import request

@@ -8,12 +8,13 @@ import pytest
 
 from server.errors import Cancelled, InferenceFailed, ModelNotReady, QueueUnavailable
 from server.messages import InferResponse
+from server.queues.gate import Gate
 from server.queues.redis_bells import RedisBells
 from server.queues.redis_claims import RedisMember
 from server.queues.redis_online_claims import MAX_ATTEMPTS, RedisOnlineClaims
 from server.queues.redis_queue import OnlineBounds, RedisQueue
 from server.queues.redis_registry import RedisRegistry
-from server.worker import Gate, Worker
+from server.worker import Worker
 from tests.redis_rig import MODEL, PROMPT, FakeScheduler, double, eventually, number_of, number_request, open_link
 from tests.redis_server import redis_server
 

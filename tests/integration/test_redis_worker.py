@@ -138,6 +138,53 @@ async def test_a_claim_repeated_after_a_lost_reply_hands_out_the_same_and_counts
         assert [number_of(claim.request) for claim in rest] == [2]
 
 
+async def test_a_lost_reply_is_made_good_though_another_claimer_of_the_process_came_between(redis, monkeypatch):
+    async with open_jobs(redis.url) as jobs, open_claims(redis.url, "a") as claims:
+        other = RedisJobClaims(claims._link, claims._bells, claims._member, MODEL, ("2",), LIMITS, lease=30.0)
+        await submit(jobs, 1)
+        await jobs.submit(number_request(7, version="2"), JobOptions())
+        run = claims._link.run
+
+        async def lose_the_reply(*call):
+            await run(*call)
+            raise QueueUnavailable("test: the reply was lost")
+
+        monkeypatch.setattr(claims._link, "run", lose_the_reply)
+        with pytest.raises(QueueUnavailable):
+            await claims.claim(1)
+        monkeypatch.setattr(claims._link, "run", run)
+
+        assert [number_of(claim.request) for claim in await other.claim(1)] == [7]
+        assert await claims.recover() is None
+        assert [number_of(claim.request) for claim in await claims.claim(1)] == [0]
+
+
+async def test_what_a_retired_worker_left_is_found_by_its_successor_of_the_same_process(redis):
+    async with open_jobs(redis.url) as jobs, open_claims(redis.url, "a") as claims:
+        (job_id,) = await submit(jobs, 1)
+        await claims.claim(1)
+        heir = RedisJobClaims(claims._link, claims._bells, claims._member, MODEL, ("1",), LIMITS, lease=0.05)
+        await eventually(heir.suspects, "the lease is over")
+        taken = await heir.recover()
+
+        assert (taken.key, taken.attempt) == (job_id, 2)
+
+
+async def test_a_worker_that_left_keeps_no_connection_and_no_listener(redis):
+    async with open_link(redis.url, "churning") as link:
+        bells = RedisBells(link)
+        member = RedisMember(link, "churning", heartbeat=1.0)
+        for _ in range(5):
+            claims = RedisJobClaims(link, bells, member, MODEL, ("1",), LIMITS, lease=30.0)
+            claims.on_cancel(lambda _: None)
+            await claims.claim(1)
+            await claims.leave()
+
+        assert [listener for listeners in bells._heard.values() for listener in listeners] == []
+        assert len(link._clients) == 3
+        await bells.close()
+
+
 async def test_settling_twice_stores_once(redis):
     async with open_jobs(redis.url) as jobs, open_claims(redis.url, "a") as claims:
         ids = await submit(jobs, 2)

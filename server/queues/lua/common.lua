@@ -17,7 +17,8 @@
 --   P idx                zset    job id by submission, for lists;  P exp  zset  job id by end of its record, for sweeping
 --   P lanes              set     every lane ever used
 --   P b                  string  bytes of all entries;  P n  hash  events counted since the beginning
---   P k:<consumer>       string  its last claim, so that a claim repeated after a lost reply hands out the same
+--   P k:<consumer>:<slot> string the last claim of one of its claimers, so that a claim repeated after a lost reply hands
+--                                out the same; a slot of its own for each, or one would forget what another is owed
 --   P f:<frontend>       string  its last send and the verdicts, for the same reason
 --   P a:<frontend>       stream  answers to its online requests: i request id, b envelope, ...
 --   P rows               hash    rows of the waiting online requests by lane
@@ -134,9 +135,14 @@ local function tops()
   return out
 end
 
+-- Where the claims of a token ("slot.number") are remembered.
+local function memory(consumer, token)
+  return P .. 'k:' .. consumer .. ':' .. string.match(token, '^[^.]*')
+end
+
 -- What this consumer was handed by the call with this token, nil if that call never happened.
 local function recall(consumer, token)
-  local said = redis.call('GET', P .. 'k:' .. consumer)
+  local said = redis.call('GET', memory(consumer, token))
   if not said then return nil end
   local at = string.find(said, '|', 1, true)
   if string.sub(said, 1, at - 1) ~= token then return nil end
@@ -144,7 +150,7 @@ local function recall(consumer, token)
 end
 
 local function remember(consumer, token, given)
-  redis.call('SET', P .. 'k:' .. consumer, token .. '|' .. cjson.encode(given), 'PX', 3600000)
+  redis.call('SET', memory(consumer, token), token .. '|' .. cjson.encode(given), 'PX', 3600000)
 end
 
 -- A running job as its worker needs it: lane number, entry, job, milliseconds left (-1 none), attempt, envelope.

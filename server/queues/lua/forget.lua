@@ -9,7 +9,6 @@ for i = 2, #ARGV do
   end
   if not owns then
     for _, lane in ipairs(KEYS) do redis.pcall('XGROUP', 'DELCONSUMER', lane, G, ARGV[i]) end
-    redis.call('UNLINK', P .. 'k:' .. ARGV[i])
     n = n + 1
   end
 end

@@ -19,7 +19,6 @@ end
 
 local function take(lane_number, lane, p)
   local id, owner = p[1], p[2]
-  if owner == consumer then return nil end
   local e = redis.call('XRANGE', lane, id, id)[1]
   if not e then redis.call('XACK', lane, G, id); return nil end
   local jid, deadline, size = e[2][2], tonumber(e[2][4]), e[2][6]

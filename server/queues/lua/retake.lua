@@ -17,7 +17,6 @@ end
 
 local function take(number, lane, p)
   local id, owner, attempts = p[1], p[2], p[4]
-  if owner == consumer then return nil end
   local e = redis.call('XRANGE', lane, id, id)[1]
   if not e then redis.call('XACK', lane, G, id); return nil end
   local deadline = tonumber(e[2][4])

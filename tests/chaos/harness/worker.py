@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 
 from server.messages import InferRequest, Reply
+from server.queues.gate import Gate
 from server.queues.redis_address import parse_address
 from server.queues.redis_bells import RedisBells
 from server.queues.redis_claims import RedisMember
 from server.queues.redis_job_claims import RedisJobClaims
 from server.queues.redis_link import RedisLink
-from server.worker import Gate, Worker
+from server.worker import Worker
 from tests.chaos.harness.plan import HEARTBEAT, LEASE, LIMITS
 from tests.redis_rig import MODEL, FakeScheduler, FakeTicket, number_of
 
