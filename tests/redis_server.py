@@ -25,6 +25,8 @@ class RedisServer:
         self.directory = directory
         self.port = port or free_port()
         self.flags = flags or DURABLE
+        self.kills = 0
+        """How often a chaos run has killed it; kept by the run."""
         self.process: subprocess.Popen[bytes] | None = None
 
     @property

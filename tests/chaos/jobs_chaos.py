@@ -77,6 +77,7 @@ async def disturb(fleet: Fleet, server: RedisServer, plan: Plan, acknowledged: d
         if marks and len(acknowledged) >= marks[0]:
             marks.pop(0)
             await asyncio.to_thread(lambda: (server.kill(), server.start()))
+            server.kills += 1
 
 
 async def until_all_ended(jobs: RedisJobs, acknowledged: dict[str, int], patience: float) -> float:
@@ -115,7 +116,11 @@ async def run(plan: Plan) -> Verdict:
                 await asyncio.to_thread(fleet.stop)
             if verdict.tracebacks:
                 print(fleet.complaints()[:4000])
-    verdict.notes |= {"seconds": round(seconds, 1), "jobs_per_second": round(len(acknowledged) / seconds)}
+    verdict.notes |= {
+        "redis_kills": server.kills,
+        "seconds": round(seconds, 1),
+        "jobs_per_second": round(len(acknowledged) / seconds),
+    }
     return verdict
 
 

@@ -13,6 +13,7 @@ async def test_killing_workers_and_redis_loses_no_job():
 
     assert verdict.good, verdict.line()
     assert verdict.notes["kills"] > 0
+    assert verdict.notes["redis_kills"] == 1
 
 
 async def test_a_bad_network_loses_no_job():
