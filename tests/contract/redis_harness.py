@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 
 from server.errors import InvalidValues
 from server.messages import NO_DEADLINE, InferResponse, Tensor, Timing
@@ -31,8 +31,10 @@ WAIT = 20.0
 def shared_server() -> RedisServer:
     """One server for all contract tests of this process; every harness starts from an empty one."""
     require_redis()
-    server = RedisServer(Path(mkdtemp(prefix="sluice-contract-"))).start()
-    atexit.register(server.kill)
+    directory = TemporaryDirectory(prefix="sluice-contract-")
+    server = RedisServer(Path(directory.name)).start()
+    atexit.register(directory.cleanup)
+    atexit.register(server.kill)  # last in, first out: the server ends before its files do
     return server
 
 
