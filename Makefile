@@ -92,7 +92,7 @@ $(CHECK)/.done: deploy/check/requirements.txt
 	@touch $@
 
 # --- bench ---
-.PHONY: bench bench-short overload swap session-kill
+.PHONY: bench bench-short bench-queue overload swap session-kill
 
 bench: dev tools ## measure against the baselines and the limits, on a quiet machine (12 minutes)
 	$(BIN)/python -m bench.suite --json out/bench.json --plots docs/img $(ARGS)
@@ -105,6 +105,9 @@ overload: dev ## offer 1.2, 2 and 5 times what the server can do: goodput must h
 
 swap: dev ## a version swap a second under load: no call may fail
 	$(BIN)/python -m tests.load.swap $(ARGS)
+
+bench-queue: dev tools ## the Redis queue beside bare Redis
+	$(BIN)/python -m tests.chaos.throughput $(ARGS)
 
 session-kill: dev ## kill -9 of the session child under load: nothing may be lost
 	$(BIN)/python -m tests.load.session_kill $(ARGS)

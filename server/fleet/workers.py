@@ -3,7 +3,7 @@
     on every change of what serves, and at each heartbeat:
         a version that is new          gets a Worker with two sources, online requests first, durable jobs behind
         a version that has gone        is drained: what it holds is finished or handed back
-        each version in service        is announced for three heartbeats more, with its spec for the frontends
+        each version in service        is announced for some seconds more, with its spec for the frontends
 
 Jobs that name no version go to the newest one, so a Worker is replaced when that changes.
 """
@@ -29,8 +29,11 @@ from server.queues.redis_registry import RedisRegistry
 from server.spec import ModelSpec
 from server.worker import Worker
 
-HEARTBEAT = 3.0
+HEARTBEAT = 0.5
 """Seconds between signs of life; a worker that misses three is taken for dead and its work taken over."""
+
+ANNOUNCED = 10.0
+"""Seconds an announcement lasts: longer than a stall of Redis, as frontends refuse what nobody serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,7 @@ class WorkerFleet:
             if key not in self._running:
                 self._start(target)
         try:
-            await asyncio.gather(*(self._announce(target, 3 * HEARTBEAT) for target in targets.values()))
+            await asyncio.gather(*(self._announce(target, ANNOUNCED) for target in targets.values()))
         except QueueUnavailable as error:
             log.event("announcement_missed", logging.WARNING, reason=str(error))
 
