@@ -215,7 +215,9 @@ def check_statistics_count_requests_and_batches(client):
 
 def check_repository_control(client):
     def state():
-        return {m.name: m.state for m in client.get_model_repository_index().models if m.version in ("", "1")}
+        ready = {m.name for m in client.get_model_repository_index().models if m.state == "READY"}
+        names = {m.name for m in client.get_model_repository_index().models}
+        return {name: "READY" if name in ready else "UNAVAILABLE" for name in names}
 
     assert state() == {"churn": "READY", "mnist": "READY", "sentiment": "READY"}
     client.unload_model("churn")
