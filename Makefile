@@ -62,7 +62,7 @@ train: dev ## train a model and write it to model_store (MODEL=churn|mnist|senti
 	$(BIN)/sluice-train $(MODEL) $(ARGS)
 
 clean: ## remove what the targets above made
-	rm -rf $(SERVER) $(DEV) .mypy_cache .ruff_cache .pytest_cache .hypothesis out *.egg-info
+	rm -rf $(SERVER) $(DEV) .venv-check .venv-triton .mypy_cache .ruff_cache .pytest_cache .hypothesis out *.egg-info
 
 # --- deploy ---
 CHECK := .venv-check

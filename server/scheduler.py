@@ -29,8 +29,9 @@ from server.sessions.base import BatchError, BatchOutputs, CostPoint, Instance
 from server.spec import ModelSpec
 from server.statistics import ModelStatistics, QueueStatistics
 
-SHORTEST_RUN = 0.001
-"""Seconds a run may take at least, however near its deadlines are."""
+SHORTEST_RUN = 1.0
+"""Seconds a run may take at least, however near its deadlines are: stopping one can cost its session child, so callers
+with deadlines of milliseconds on a busy machine must not be able to cause it. Their answers are late and dropped."""
 
 DEADLINE_TOLERANCE = 0.002
 """Seconds by which an expiry may be late, so that a queue full of deadlines rings at most 500 times a second."""
