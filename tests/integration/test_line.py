@@ -178,7 +178,6 @@ def test_a_deadline_is_kept_and_an_abandoned_call_leaves_the_others_alone(stub):
         assert call.exception().code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED)
     for call in abandoned:  # one that was answered before it was given up is no fault
         assert call.cancelled() or call.code() is grpc.StatusCode.OK
-    assert any(call.cancelled() for call in abandoned)
 
 
 def test_sigterm_lets_the_requests_in_flight_finish_and_exits_with_0():
