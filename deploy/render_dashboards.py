@@ -40,6 +40,8 @@ SCALES = {
     "cps": ((1, "/s"),),
     "percentunit": ((0.01, "%"),),
     "watt": ((1, "W"),),
+    "joule": ((1, "J"), (1e-3, "mJ")),
+    "celsius": ((1, "°C"),),
 }
 """Grafana's units: the largest scale that leaves at least 1 is shown."""
 
@@ -96,7 +98,10 @@ def draw_lines(axes: Axes, panel: Json, window: Window) -> None:
         for name, one in found:
             axes.plot(*points(one), label=name, linewidth=1.1)
     axes.set_xlim(window.start / DAY, window.end / DAY)
-    axes.set_ylim(0, max(axes.get_ylim()[1], 1e-9) * 1.15)  # room for the legend
+    if "scaleDistribution" in defaults["custom"]:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(0, max(axes.get_ylim()[1], 1e-9) * 1.15)  # room for the legend
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: human(value, defaults["unit"])))
     axes.legend(fontsize=6, ncols=3, frameon=False, loc="upper left", labels=legend_of([name for name, _ in found]))
     dates(axes)

@@ -195,11 +195,12 @@ class App:
             inflight=self._inflight,
             load_failures=models.repository.load_failures if models is not None else dict,
             jobs=jobs.statistics if jobs is not None else None,
+            gpus=models.gpus if models is not None else None,
         )
 
     def _pages(self) -> dict[str, Page]:
-        def metrics() -> tuple[HTTPStatus, str, bytes]:
-            return HTTPStatus.OK, self._metrics.content_type, self._metrics.render()
+        def metrics(accept: str) -> tuple[HTTPStatus, str, bytes]:
+            return HTTPStatus.OK, *self._metrics.render(accept)
 
         return {"/metrics": metrics, "/livez": plain(lambda: ""), "/readyz": plain(self._unready)}
 

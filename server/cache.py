@@ -75,6 +75,7 @@ class Scheduling(Protocol):
     def submit(self, request: InferRequest, reply: Reply) -> Ticket: ...  # noqa: D102 - see Scheduler
     def statistics(self) -> ModelStatistics: ...  # noqa: D102 - see Scheduler
     def queue_statistics(self) -> QueueStatistics: ...  # noqa: D102 - see Scheduler
+    def cost_points(self) -> tuple[tuple[int, float], ...]: ...  # noqa: D102 - see Scheduler
     def drain(self, done: Callable[[], None]) -> None: ...  # noqa: D102 - see Scheduler
     def close(self) -> None: ...  # noqa: D102 - see Scheduler
 
@@ -173,6 +174,10 @@ class CachedScheduler:
     def queue_statistics(self) -> QueueStatistics:
         """See `Scheduler`."""
         return self._scheduler.queue_statistics()
+
+    def cost_points(self) -> tuple[tuple[int, float], ...]:
+        """See `Scheduler`."""
+        return self._scheduler.cost_points()
 
     def drain(self, done: Callable[[], None]) -> None:
         """See `Scheduler`."""

@@ -72,6 +72,10 @@ class CostCurve:
         """The largest batch that was measured."""
         return self._rows[-1]
 
+    def points(self) -> tuple[tuple[int, float], ...]:
+        """Return (rows, seconds) of each measured size, as they are believed now."""
+        return tuple(zip(self._rows, self._seconds, strict=True))
+
     def seconds(self, rows: int) -> float:
         """Return t(rows); beyond the largest measured batch it grows in proportion."""
         if rows > self._rows[-1]:

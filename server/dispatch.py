@@ -63,6 +63,11 @@ class Dispatcher:
         return self._batcher.limit
 
     @property
+    def cost_points(self) -> tuple[tuple[int, float], ...]:
+        """What a batch of each measured size is expected to take now: rows and seconds."""
+        return self._costs.points()
+
+    @property
     def idle(self) -> bool:
         """Whether everything accepted is settled and nothing runs."""
         return not self.open and not any(slot.run for slot in self._slots)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from server.alarm import ThreadAlarm
 from server.assembly import Queued, make_schedulers, session_options
 from server.fleet.workers import Target
+from server.gpu import GpuReader
 from server.metrics import ModelSnapshot
 from server.modelconfig import resolve
 from server.queues.memory import MemoryQueue
@@ -32,6 +33,8 @@ class LocalModels:
         loader = ModelLoader(session_options(settings), resolve)
         make = make_schedulers(settings, self._alarm)
         self.repository: Repository[Queued] = Repository(Store(settings.model_store), loader, make, options, [observer])
+        self.gpus = GpuReader().read if settings.device != "cpu" else None
+        """What reads the GPUs for the metrics; nothing is touched before the first scrape."""
         self.queue = MemoryQueue(self.repository.scheduler, self._schedulers)
 
     def unready(self) -> str:
@@ -63,6 +66,8 @@ class LocalModels:
                 served.loaded.load_seconds,
                 sum(instance.restarts for instance in served.loaded.instances),
                 served.statistics(),
+                served.scheduler.cost_points(),
+                served.scheduler.max_batch_rows,
             )
             for served in self.repository.served()
         ]

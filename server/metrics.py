@@ -6,22 +6,24 @@ Label values come from loaded models and fixed lists only; a client cannot creat
 This module is the home of prometheus_client and must never know gRPC, Redis or ONNX Runtime.
 """
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
-from prometheus_client.core import Metric
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import Exemplar, Metric
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 from typing_extensions import override
 
+from server.gpu import GpuReading
+from server.counts import Durations, Example, RequestCounts
 from server.jobs import JobStatistics
 from server.queues.base import QueueStatistics
-from server.statistics import SECONDS_BUCKETS, Histogram, ModelStatistics
+from server.statistics import Histogram, ModelStatistics
 
 MODEL = ("model", "version")
+GPU = ("gpu_uuid",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ FAMILIES: tuple[Family, ...] = (
     Family("sluice_retried_rows_total", "counter", MODEL, "Rows run again after their batch failed or its child died."),
     Family("sluice_rejected_total", "counter", (*MODEL, "reason"), "Requests refused at the entrance."),
     Family("sluice_dropped_total", "counter", (*MODEL, "reason"), "Requests given up after they were queued."),
+    Family("sluice_batch_cost_seconds", "gauge", (*MODEL, "rows"), "What a batch of so many rows is expected to take."),
+    Family("sluice_batch_max_rows", "gauge", MODEL, "Most rows a batch may have: as configured, or the curve's knee."),
     Family("sluice_cache_hits_total", "counter", MODEL, "Answers from the response cache."),
     Family("sluice_cache_misses_total", "counter", MODEL, "Look-ups that found nothing there."),
     Family("sluice_queue_depth", "gauge", MODEL, "Requests waiting."),
@@ -68,6 +72,8 @@ FAMILIES: tuple[Family, ...] = (
     Family("sluice_redis_available", "gauge", (), "1 while Redis answers."),
     Family("sluice_redis_durable", "gauge", (), "0 where Redis may lose what it acknowledged (--allow-volatile)."),
     Family("sluice_redis_data_losses_total", "counter", (), "How often Redis came back without its data."),
+    Family("sluice_gpu_temperature_celsius", "gauge", GPU, "Temperature of the GPU's core."),
+    Family("sluice_gpu_read_errors_total", "counter", (), "Questions about GPUs that the driver left unanswered."),
     Family("sluice_build_info", "gauge", ("version", "transport"), "1, with what is running as labels."),
     Family("nv_inference_request_success", "untyped", MODEL, "Triton's name for successful requests."),
     Family("nv_inference_request_failure", "untyped", MODEL, "Triton's name for failed requests."),
@@ -79,6 +85,12 @@ FAMILIES: tuple[Family, ...] = (
     Family("nv_inference_compute_infer_duration_us", "untyped", MODEL, "Cumulative, as Triton counts it."),
     Family("nv_inference_compute_output_duration_us", "untyped", MODEL, "Cumulative, as Triton counts it."),
     Family("nv_inference_pending_request_count", "untyped", MODEL, "Triton's name for sluice_queue_depth."),
+    Family("nv_gpu_utilization", "gauge", GPU, "Share of the time in which a kernel ran, 0 to 1."),
+    Family("nv_gpu_memory_total_bytes", "gauge", GPU, "Memory of the GPU."),
+    Family("nv_gpu_memory_used_bytes", "gauge", GPU, "Memory of the GPU in use, by any process."),
+    Family("nv_gpu_power_usage", "gauge", GPU, "Watts drawn now."),
+    Family("nv_gpu_power_limit", "gauge", GPU, "Watts the GPU may draw."),
+    Family("nv_energy_consumption", "untyped", GPU, "Joules used since the driver was loaded; only grows."),
 )
 
 
@@ -92,6 +104,9 @@ class ModelSnapshot:
     load_seconds: float
     restarts: int
     statistics: ModelStatistics
+    cost_points: tuple[tuple[int, float], ...] = ()
+    """Rows and seconds: the cost curve at its measured sizes."""
+    max_batch_rows: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,37 +119,12 @@ class Sources:
     load_failures: Callable[[], Mapping[str, int]]
     jobs: Callable[[], JobStatistics] | None = None
     """None where there is no Redis."""
-
-
-class RequestCounts:
-    """Finished RPCs by model, version, method and code; written by every transport and collector thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._codes: dict[tuple[str, str, str, str], int] = {}
-        self._seconds: dict[tuple[str, str, str], Histogram] = {}
-
-    def count(self, model: str, version: str, method: str, code: str, seconds: float) -> None:
-        """Count one finished RPC; `model` must be a loaded one or empty, never the caller's text."""
-        key = (model, version, method)
-        with self._lock:
-            codes = (model, version, method, code)
-            self._codes[codes] = self._codes.get(codes, 0) + 1
-            histogram = self._seconds.get(key)
-            if histogram is None:
-                histogram = self._seconds[key] = Histogram(SECONDS_BUCKETS)
-            histogram.observe(seconds)
-
-    def snapshot(self) -> tuple[dict[tuple[str, str, str, str], int], dict[tuple[str, str, str], Histogram]]:
-        """Return copies of the counters and histograms."""
-        with self._lock:
-            return dict(self._codes), {key: histogram.copy() for key, histogram in self._seconds.items()}
+    gpus: Callable[[], GpuReading] | None = None
+    """None where no GPU is to be touched."""
 
 
 class Metrics:
     """The registry of one server and its text."""
-
-    content_type = CONTENT_TYPE_LATEST
 
     def __init__(self, version: str) -> None:
         self.requests = RequestCounts()
@@ -149,9 +139,13 @@ class Metrics:
         """Export what these sources tell, from the next scrape on."""
         self._registry.register(_ServerCollector(self, sources))
 
-    def render(self) -> bytes:
-        """Return the exposition text."""
-        return generate_latest(self._registry)
+    def render(self, accept: str = "") -> tuple[str, bytes]:
+        """Return the content type and the text of the exposition: OpenMetrics where `accept` asks for it.
+
+        Only OpenMetrics has exemplars; everything else is the same in both.
+        """
+        encode, content_type = choose_encoder(accept)
+        return content_type, encode(self._registry)
 
 
 class _Page:
@@ -171,14 +165,22 @@ class _Page:
         family, metric = self._metrics[name]
         named = dict(zip(family.labels, labels, strict=True))
         total = 0
-        for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
+        examples = histogram.examples if isinstance(histogram, Durations) else [None] * len(histogram.counts)
+        bounds = (*histogram.bounds, float("inf"))
+        for bound, count, example in zip(bounds, histogram.counts, examples, strict=True):
             total += count
-            metric.add_sample(f"{name}_bucket", {**named, "le": floatToGoString(bound)}, total)  # type: ignore[no-untyped-call]
+            labels_of_bucket = {**named, "le": floatToGoString(bound)}  # type: ignore[no-untyped-call]
+            metric.add_sample(f"{name}_bucket", labels_of_bucket, total, exemplar=example and _exemplar(example))
         metric.add_sample(f"{name}_count", named, total)
         metric.add_sample(f"{name}_sum", named, histogram.sum)
 
     def metrics(self) -> Iterator[Metric]:
         return (metric for _, metric in self._metrics.values() if metric.samples)
+
+
+def _exemplar(example: Example) -> Exemplar:
+    labels = {"request_id": example.request_id, "trace_id": example.trace_id}
+    return Exemplar({name: value for name, value in labels.items() if value}, example.seconds, example.at)
 
 
 class _ServerCollector(Collector):
@@ -206,6 +208,8 @@ class _ServerCollector(Collector):
             _add_model(page, snapshot)
         if self._sources.jobs is not None:
             _add_jobs(page, self._sources.jobs())
+        if self._sources.gpus is not None:
+            _add_gpus(page, self._sources.gpus())
         return page.metrics()
 
 
@@ -223,6 +227,9 @@ def _add_model(page: _Page, model: ModelSnapshot) -> None:
     page.add("sluice_sized_bytes_total", key, counted.sized_bytes)
     page.add("sluice_padding_bytes_total", key, counted.padded_bytes)
     page.add("sluice_retried_rows_total", key, counted.retried_rows)
+    page.add("sluice_batch_max_rows", key, model.max_batch_rows)
+    for rows, seconds in model.cost_points:
+        page.add("sluice_batch_cost_seconds", (*key, str(rows)), seconds)
     page.add("sluice_cache_hits_total", key, counted.cache_hit.count)
     page.add("sluice_cache_misses_total", key, counted.cache_miss.count)
     for reason, count in counted.rejected.items():
@@ -247,6 +254,23 @@ def _add_jobs(page: _Page, jobs: JobStatistics) -> None:
         page.add("sluice_jobs_dead", (model,), count)
     for model, size in jobs.bytes.items():
         page.add("sluice_jobs_bytes", (model,), size)
+
+
+def _add_gpus(page: _Page, reading: GpuReading) -> None:
+    if reading.errors is not None:
+        page.add("sluice_gpu_read_errors_total", (), reading.errors)
+    for gpu in reading.gpus:
+        for name, value in (
+            ("nv_gpu_utilization", gpu.utilization),
+            ("nv_gpu_memory_total_bytes", gpu.memory_total),
+            ("nv_gpu_memory_used_bytes", gpu.memory_used),
+            ("nv_gpu_power_usage", gpu.power_usage),
+            ("nv_gpu_power_limit", gpu.power_limit),
+            ("nv_energy_consumption", gpu.energy),
+            ("sluice_gpu_temperature_celsius", gpu.temperature),
+        ):
+            if value is not None:
+                page.add(name, (gpu.uuid,), value)
 
 
 def _add_triton_names(page: _Page, key: tuple[str, str], counted: ModelStatistics) -> None:

@@ -123,6 +123,11 @@ class Scheduler:
         with self._lock:
             return self._dispatcher.queue_statistics(self._clock())
 
+    def cost_points(self) -> tuple[tuple[int, float], ...]:
+        """Return what a batch of each measured size is expected to take now: rows and seconds."""
+        with self._lock:
+            return self._dispatcher.cost_points
+
     def drain(self, done: Callable[[], None]) -> None:
         """Refuse what comes from now on and call `done` once everything accepted is answered and nothing runs."""
         with self._lock:

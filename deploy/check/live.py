@@ -22,6 +22,9 @@ QUIET = {
     "nv_gpu_memory_used_bytes": "no GPU",
     "nv_gpu_memory_total_bytes": "no GPU",
     "nv_gpu_power_usage": "no GPU",
+    "nv_gpu_power_limit": "no GPU",
+    "nv_energy_consumption": "no GPU",
+    "sluice_gpu_temperature_celsius": "no GPU",
 }
 """Metrics that may be missing, and why; an expression that reads one of them may be empty."""
 

@@ -96,6 +96,7 @@ def overview() -> Json:
 def batching() -> Json:
     """Does dynamic batching pay, and what does it cost."""
     a_row = f"{rate('sluice_compute_duration_seconds_sum', 'model')} / {rate('sluice_rows_total', 'model')}"
+    curve = [(f"avg by (model, rows) (sluice_batch_cost_seconds{{{PICK}}})", "{{model}} {{rows}}")]
     return dashboard("sluice-batching", "Sluice / Batching", [
         (8, [
             lines("Rows a batch, mean", [(mean("sluice_batch_rows"), "{{model}}")]),
@@ -113,6 +114,12 @@ def batching() -> Json:
                 *share("sluice_padded_rows_total", "sluice_rows_total", "rows"),
                 *share("sluice_padding_bytes_total", "sluice_sized_bytes_total", "bytes"),
             ], "percentunit", about="Share of rows, and of bytes of inputs of varying length, that were filler."),
+        ]),
+        (8, [
+            lines("Cost curve", curve, "s", log=True,
+                  about="What a batch of 1, 2, 4 ... rows is expected to take; admission and batch sizes go by it."),
+            lines("Largest batch", [(f"min by (model) (sluice_batch_max_rows{{{PICK}}})", "{{model}}")],
+                  about="Rows: as configured, or the knee of the curve; less where a GPU ran out of memory."),
         ]),
         (8, [
             lines("Oldest waiting request", gauge("sluice_queue_oldest_age_seconds"), "s"),
@@ -166,11 +173,20 @@ def gpu() -> Json:
         f"sum by (model, provider) (rate(sluice_compute_duration_seconds_{part}{{{PICK}}}{RATE}) {placed})"
         for part in ("sum", "count")
     )
+    rows = f"sum by (instance) (rate(sluice_rows_total{{{PICK}}}{RATE}))"
+    joules = f"sum by (instance) (rate(nv_energy_consumption{RATE})) / {rows}"
     return dashboard("sluice-gpu", "Sluice / GPU", [
         (8, [
             lines("Utilization", [("nv_gpu_utilization", device)], "percentunit"),
             lines("Memory used", [(memory, device)], "percentunit"),
-            lines("Power", [("nv_gpu_power_usage", device)], "watt"),
+            lines("Power", [("nv_gpu_power_usage", device)], "watt", about="The GPU's limit is nv_gpu_power_limit."),
+        ]),
+        (8, [
+            lines("Temperature", [("sluice_gpu_temperature_celsius", device)], "celsius"),
+            lines("Power used of the limit", [("nv_gpu_power_usage / nv_gpu_power_limit", device)], "percentunit",
+                  about="At 1 the clocks are being held back."),
+            lines("Energy a row", [(joules, "{{instance}}")], "joule",
+                  about="What the GPUs that a process sees use, idle included, for each row it infers."),
         ]),
         (8, [
             table("Where each version runs", f"sluice_model_loaded{{{PICK}}}", hide=("Value",)),

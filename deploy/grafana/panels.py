@@ -16,12 +16,28 @@ Query = tuple[str, str]
 """A PromQL expression and the legend of its series."""
 
 
-def lines(title: str, queries: Sequence[Query], unit: str = "short", *, about: str = "", stack: bool = False) -> Json:
+def lines(
+    title: str,
+    queries: Sequence[Query],
+    unit: str = "short",
+    *,
+    about: str = "",
+    stack: bool = False,
+    log: bool = False,
+) -> Json:
     """Return a time series panel; `unit` is one of Grafana's, e.g. s, reqps, percentunit, bytes."""
-    custom = {"lineWidth": 1, "fillOpacity": 25 if stack else 5, "stacking": {"mode": "normal" if stack else "none"}}
+    custom: Json = {
+        "lineWidth": 1,
+        "fillOpacity": 25 if stack else 5,
+        "stacking": {"mode": "normal" if stack else "none"},
+    }
+    scale: Json = {"min": 0}
+    if log:
+        custom |= {"fillOpacity": 0, "scaleDistribution": {"type": "log", "log": 10}}
+        scale = {}
     return {
         **_panel("timeseries", title, queries, about),
-        "fieldConfig": {"defaults": {"unit": unit, "min": 0, "custom": custom}, "overrides": []},
+        "fieldConfig": {"defaults": {"unit": unit, **scale, "custom": custom}, "overrides": []},
         "options": {
             "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
             "tooltip": {"mode": "multi", "sort": "desc"},

@@ -239,5 +239,6 @@ def test_it_stands_in_for_the_scheduler(simulation):
 
     assert simulation.scheduler.spec is simulation.spec
     assert simulation.scheduler.max_batch_rows == simulation.bare.max_batch_rows
+    assert simulation.scheduler.cost_points() == simulation.bare.cost_points()
     assert simulation.scheduler.queue_statistics().depth == 1
     assert all(type(outcome) is InferResponse for outcomes in simulation.outcomes.values() for outcome in outcomes)

@@ -74,7 +74,7 @@ def test_a_missing_metric_is_wrong_unless_it_is_excused():
         findings = examine(prometheus)
 
     assert [line.split(":")[0] for line in findings.wrong] == ["batching / Batches by rows"]
-    assert findings.quiet == {"no GPU": {"gpu / Power"}}
+    assert findings.quiet == {"no GPU": {"gpu / Power", "gpu / Power used of the limit"}}
 
 
 def test_a_target_that_is_down_and_a_rule_that_fails_are_wrong():

@@ -1,6 +1,7 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from server.gpu import Gpu, GpuReading
 from server.metrics import FAMILIES, Metrics, ModelSnapshot, Sources
 from server.queues.base import QueueStatistics
 from server.statistics import ModelStatistics
@@ -70,6 +71,47 @@ def test_a_scrape_reads_what_the_parts_count_themselves(metrics, statistics):
     assert read["sluice_session_restarts_total", "1", "churn"] == 2
     assert read["nv_inference_count", "1", "churn"] == 12
     assert read["nv_inference_request_duration_us", "1", "churn"] == 500_000
+
+
+def bare(models=list, **more):
+    metrics = Metrics("1.2.3")
+    metrics.read_from(Sources(models=models, queues=dict, inflight=int, load_failures=dict, **more))
+    return metrics
+
+
+def test_the_cost_curve_has_a_sample_for_each_measured_size():
+    curve = ((1, 0.001), (2, 0.0015), (16, 0.004))
+    model = ModelSnapshot("churn", "7", "CPUExecutionProvider", 0.5, 2, ModelStatistics(), curve, 8)
+    read = samples(bare(lambda: [model]))
+
+    assert {key[1:]: value for key, value in read.items() if key[0] == "sluice_batch_cost_seconds"} == {
+        ("1", "7", "churn"): 0.001,
+        ("2", "7", "churn"): 0.0015,
+        ("16", "7", "churn"): 0.004,
+    }
+    assert read["sluice_batch_max_rows", "7", "churn"] == 8
+
+
+def test_gpus_go_by_tritons_names_and_what_one_cannot_tell_is_missing():
+    full = Gpu("GPU-a", 0.5, 80, 20, 250.5, 700.0, 1e6, 41)
+    read = samples(bare(gpus=lambda: GpuReading((full, Gpu("GPU-b", memory_used=30)), errors=3)))
+
+    assert {key: value for key, value in read.items() if "GPU-a" in key} == {
+        ("nv_gpu_utilization", "GPU-a"): 0.5,
+        ("nv_gpu_memory_total_bytes", "GPU-a"): 80,
+        ("nv_gpu_memory_used_bytes", "GPU-a"): 20,
+        ("nv_gpu_power_usage", "GPU-a"): 250.5,
+        ("nv_gpu_power_limit", "GPU-a"): 700,
+        ("nv_energy_consumption", "GPU-a"): 1e6,
+        ("sluice_gpu_temperature_celsius", "GPU-a"): 41,
+    }
+    assert {key: value for key, value in read.items() if "GPU-b" in key} == {("nv_gpu_memory_used_bytes", "GPU-b"): 30}
+    assert read["sluice_gpu_read_errors_total",] == 3
+
+
+def test_where_no_gpu_can_be_read_nothing_is_said_of_any():
+    for read in (samples(bare()), samples(bare(gpus=GpuReading))):
+        assert not [key for key in read if "gpu" in key[0] or "energy" in key[0]]
 
 
 def test_everything_exported_is_in_the_table_with_its_labels(metrics, statistics):

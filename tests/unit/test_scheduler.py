@@ -503,6 +503,18 @@ def test_an_instance_that_died_while_idle_costs_nobody_a_try():
     assert simulation.scheduler.statistics().retried_rows == 0
 
 
+def test_the_cost_points_are_what_was_measured_and_follow_what_runs_take():
+    simulation = Simulation()
+    measured = dict(simulation.scheduler.cost_points())
+    simulation.instances[0].cost = lambda rows: 2 * linear(rows)
+    for _ in range(200):
+        simulation.submit([1])
+        simulation.advance(1)
+
+    assert {rows: pytest.approx(linear(rows)) for rows in (1, 2, 4, 8, 16, 32)}.items() <= measured.items()
+    assert dict(simulation.scheduler.cost_points())[1] == pytest.approx(2 * linear(1), rel=0.01)
+
+
 def test_out_of_memory_halves_the_batch_and_remembers():
     def small_only(parts):
         return OutOfMemory("too big") if sum(part.rows for part in parts) > 8 else echo(parts)
