@@ -1,8 +1,8 @@
 """The program in which one session runs and may die: `python -m server.sessions.child FDS...`.
 
-Started as a program of its own, never forked: the frontend has threads and gRPC in it. It reads packets, maps the
+Forked from the zygote (zygote.py), never from the server, which has threads and gRPC in it. It reads packets, maps the
 input area, runs, writes the output area and answers (frames.py); a second thread hears STOP and the end of the
-parent. PR_SET_PDEATHSIG would not do for that: it fires when the parent's *thread* ends that started us.
+server. PR_SET_PDEATHSIG would not do for that: the server is not our parent.
 This program must never know a wire, a queue or a credential.
 """
 
@@ -13,10 +13,11 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -176,6 +177,7 @@ def main(arguments: list[str]) -> None:
     data, control = socket.socket(fileno=data_fd), socket.socket(fileno=control_fd)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the parent decides when we end, whoever signals the group
+    Path("/proc/self/comm").write_text("sluice-session", encoding="ascii")
     Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
     child = Child(data, control, Area(input_fd, area_limit), Area(output_fd, area_limit))
     threading.Thread(target=child.listen, name="control", daemon=True).start()
@@ -199,7 +201,19 @@ def main(arguments: list[str]) -> None:
     child.serve(session)
 
 
+def start(arguments: list[str]) -> NoReturn:
+    """Be the child, then leave, whatever program this was before."""
+    status = 1
+    try:
+        main(arguments)
+        status = 0
+    finally:
+        if status:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # no destructors: they can hang on a sick device, and the system takes everything back
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
-    sys.stdout.flush()
-    os._exit(0)  # no destructors: they can hang on a sick device, and the system takes everything back
+    start(sys.argv[1:])

@@ -8,36 +8,16 @@ import json
 import os
 import select
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
-from pathlib import Path
 
 from server.sessions import frames
 from server.sessions.area import Area
+from server.sessions.forking import FORKS
 from server.sessions.plans import ChildPlan, Report
 from server.spec import TensorSpec
-
-_ROOT = str(Path(__file__).resolve().parents[2])
-_PASSED_ON = (
-    "PATH",
-    "HOME",
-    "LANG",
-    "LC_",
-    "LD_",
-    "TZ",
-    "TMPDIR",
-    "CUDA_",
-    "NVIDIA_",
-    "PYTHON",
-    "COVERAGE_",
-    "MALLOC_",
-)
-"""Beginnings of the environment variables a child gets: no secret of the server's, and none of ONNX Runtime's
-switches (ORT_LOAD_CONFIG_FROM_MODEL would let a model file choose its session options)."""
 
 
 class ChildFailed(Exception):
@@ -48,7 +28,7 @@ class SessionChild:
     """One child process and the parent's ends of what connects to it."""
 
     def __init__(self, plan: ChildPlan) -> None:
-        """Start the program.
+        """Have a process forked.
 
         Raises:
             ModelLoadFailed: the model file cannot be opened.
@@ -64,22 +44,12 @@ class SessionChild:
             self.outputs = stack.enter_context(closing(Area.create(plan.area_limit_bytes)))
             self.data, data = _pair(stack)
             self.control, control = _pair(stack)
-            self.process = self._start(data.fileno(), control.fileno(), model, self.inputs.fd, self.outputs.fd)
+            descriptors = [data.fileno(), control.fileno(), model, self.inputs.fd, self.outputs.fd, self._errors]
+            self.process = FORKS.fork(descriptors, plan.area_limit_bytes, plan.load_timeout)
+            stack.callback(self.process.close)
             data.close()
             control.close()
             self._resources = stack.pop_all()
-
-    def _start(self, *fds: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-P", "-X", "faulthandler", "-m", "server.sessions.child", *map(str, fds)]
-        return subprocess.Popen(  # noqa: S603  (our own module, with file descriptors as arguments)
-            [*command, str(self._plan.area_limit_bytes)],
-            pass_fds=fds,
-            stdin=subprocess.DEVNULL,
-            stdout=self._errors,
-            stderr=self._errors,
-            env=_environment(),
-            start_new_session=True,
-        )
 
     def load(self) -> Report:
         """Have the model opened and return what was found.
@@ -129,11 +99,10 @@ class SessionChild:
         """Let the child go, reap it and give everything back; returns its exit status. Idempotent."""
         self.control.close()
         self.data.close()
-        try:
-            status = self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
+        status = self.process.wait(timeout)
+        while status is None:
             self.process.kill()
-            status = self.process.wait()
+            status = self.process.wait(timeout)
         self._resources.close()
         return status
 
@@ -163,9 +132,8 @@ class SessionChild:
 
     def obituary(self) -> str:
         """Return how the child ended, once it has: its signal or status, and its last words."""
-        try:
-            status = self.process.wait(1.0)
-        except subprocess.TimeoutExpired:
+        status = self.process.wait(1.0)
+        if status is None:
             return "it closed its socket"
         how = f"signal {-status}" if status < 0 else f"status {status}"
         words = self.last_words().splitlines()
@@ -175,14 +143,6 @@ class SessionChild:
 def _pair(stack: ExitStack) -> tuple[socket.socket, socket.socket]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     return stack.enter_context(ours), stack.enter_context(theirs)
-
-
-def _environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
-    path = kept.get("PYTHONPATH", "")
-    kept["PYTHONPATH"] = f"{_ROOT}{os.pathsep}{path}" if path else _ROOT
-    kept["ORT_DISABLE_TELEMETRY"] = "1"  # else ONNX Runtime keeps a database of its own below $HOME
-    return kept
 
 
 def _specs(rows: list[dict[str, object]]) -> tuple[TensorSpec, ...]:

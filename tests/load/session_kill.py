@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
 def _kill(server: ServerProcess, stop: threading.Event, kills: list[float]) -> None:
     while not stop.wait(EVERY):
         for process in psutil.Process(server.process.pid).children(recursive=True):
-            if "server.sessions.child" in process.cmdline():
+            if process.name() == "sluice-session":
                 process.kill()
                 kills.append(time.monotonic())
 

@@ -1,4 +1,4 @@
-from server.sessions import spawn
+from server.sessions import forking
 
 
 def test_a_session_child_gets_no_secret_and_keeps_no_records_of_its_own(monkeypatch):
@@ -6,7 +6,7 @@ def test_a_session_child_gets_no_secret_and_keeps_no_records_of_its_own(monkeypa
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
     monkeypatch.setenv("ORT_LOAD_CONFIG_FROM_MODEL", "1")
 
-    environment = spawn._environment()
+    environment = forking.environment()
 
     assert not {"SLUICE_API_KEYS", "AWS_SECRET_ACCESS_KEY", "ORT_LOAD_CONFIG_FROM_MODEL"} & environment.keys()
     assert environment["ORT_DISABLE_TELEMETRY"] == "1"
