@@ -7,7 +7,7 @@ held back by lines about successes. This module must never know a transport or a
 import logging
 
 from server import log
-from server.metrics import RequestCounts
+from server.counts import RequestCounts
 from server.transports.base import StatusCode
 from server.wire.observer import Outcome
 
@@ -25,11 +25,18 @@ class Accountant:
     def finished(self, outcome: Outcome) -> None:
         """Count one RPC and, if its second has room for one more line, log it."""
         method = outcome.method.rpartition("/")[2]
-        self._counts.count(outcome.model, outcome.version, method, outcome.code.name, outcome.seconds)
+        if self._counts.count(outcome.model, outcome.version, method, outcome.code.name, outcome.seconds):
+            self._exemplify(outcome, method)
         fault = outcome.code in _OURS
         skipped = (self._faults if fault else self._usual).admit()
         if skipped is not None:
             self._write(outcome, skipped, logging.ERROR if fault else logging.INFO)
+
+    def _exemplify(self, outcome: Outcome, method: str) -> None:
+        ident = "" if outcome.request is None else outcome.request.id
+        trace = outcome.trace()
+        kept = trace.trace_id if trace is not None and trace.sampled else ""  # a link to a trace nobody kept is none
+        self._counts.exemplify((outcome.model, outcome.version, method), outcome.seconds, ident, kept)
 
     def _write(self, outcome: Outcome, skipped: int, level: int) -> None:
         fields: dict[str, object] = {
@@ -44,8 +51,8 @@ class Accountant:
             fields["reason"] = outcome.reason
         if outcome.request is not None:
             fields |= {"id": outcome.request.id, "rows": outcome.request.rows}
-            if outcome.request.traceparent:
-                fields["traceparent"] = outcome.request.traceparent
+        if trace := outcome.trace():
+            fields["trace_id"] = trace.trace_id
         if outcome.timing is not None:
             fields |= {
                 "queue_ms": round(outcome.timing.queue * 1000, 3),

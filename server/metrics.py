@@ -16,8 +16,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 from typing_extensions import override
 
-from server.gpu import GpuReading
 from server.counts import Durations, Example, RequestCounts
+from server.gpu import GpuReading
 from server.jobs import JobStatistics
 from server.queues.base import QueueStatistics
 from server.statistics import Histogram, ModelStatistics
@@ -170,7 +170,7 @@ class _Page:
         for bound, count, example in zip(bounds, histogram.counts, examples, strict=True):
             total += count
             labels_of_bucket = {**named, "le": floatToGoString(bound)}  # type: ignore[no-untyped-call]
-            metric.add_sample(f"{name}_bucket", labels_of_bucket, total, exemplar=example and _exemplar(example))
+            metric.add_sample(f"{name}_bucket", labels_of_bucket, total, exemplar=_exemplar(example))
         metric.add_sample(f"{name}_count", named, total)
         metric.add_sample(f"{name}_sum", named, histogram.sum)
 
@@ -178,7 +178,9 @@ class _Page:
         return (metric for _, metric in self._metrics.values() if metric.samples)
 
 
-def _exemplar(example: Example) -> Exemplar:
+def _exemplar(example: Example | None) -> Exemplar | None:
+    if example is None:
+        return None
     labels = {"request_id": example.request_id, "trace_id": example.trace_id}
     return Exemplar({name: value for name, value in labels.items() if value}, example.seconds, example.at)
 

@@ -13,14 +13,14 @@ from urllib.parse import urlsplit
 
 from typing_extensions import override
 
-Page = Callable[[], tuple[HTTPStatus, str, bytes]]
-"""Produces status, content type and body; called on a request's own thread."""
+Page = Callable[[str], tuple[HTTPStatus, str, bytes]]
+"""Takes the Accept header and produces status, content type and body; called on a request's own thread."""
 
 
 def plain(check: Callable[[], str]) -> Page:
     """Make a probe page of a function that returns "" when all is well, else what is not."""
 
-    def page() -> tuple[HTTPStatus, str, bytes]:
+    def page(_: str) -> tuple[HTTPStatus, str, bytes]:
         problem = check()
         status = HTTPStatus.SERVICE_UNAVAILABLE if problem else HTTPStatus.OK
         return status, "text/plain; charset=utf-8", f"{problem or 'ok'}\n".encode()
@@ -75,7 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
             known = ", ".join(sorted(self.pages))
             self._answer(HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", f"expected one of {known}\n".encode())
         else:
-            self._answer(*page())
+            self._answer(*page(self.headers.get("Accept", "")))
 
     do_HEAD = do_GET  # noqa: N815 - the base class looks methods up by this name
 

@@ -53,10 +53,16 @@ class Histogram:
         self.counts = [0] * (len(self.bounds) + 1)
         self.sum = 0.0
 
-    def observe(self, value: float) -> None:
-        """Count one value; a value equal to a bound belongs to that bound's bucket, as Prometheus says."""
-        self.counts[bisect_left(self.bounds, value)] += 1
+    def observe(self, value: float) -> int:
+        """Count one value and return its bucket."""
+        bucket = bisect_left(self.bounds, value)
+        self.counts[bucket] += 1
         self.sum += value
+        return bucket
+
+    def bucket(self, value: float) -> int:
+        """Return a value's bucket; one equal to a bound belongs to that bound's bucket, as Prometheus says."""
+        return bisect_left(self.bounds, value)
 
     def copy(self) -> "Histogram":
         """Return a snapshot."""

@@ -84,6 +84,9 @@ class Exchange:
 
     def expect(self, request: InferRequest, encode: Encode, context: object) -> None:
         """Say what was asked, and that `encode(response, context)` turns its answer into bytes."""
+        begin_trace = self._gate.begin_trace
+        if begin_trace is not None:
+            request.traceparent = begin_trace(self._call.metadata)
         self._request = request
         self._encode = encode
         self._context = context
@@ -118,6 +121,6 @@ class Exchange:
         self._gate.observer.finished(
             Outcome(
                 call.method, code, time.monotonic() - self._started, call.peer, model, version, why, request,
-                None if response is None else response.timing,
+                None if response is None else response.timing, call.metadata,
             )
         )  # fmt: skip

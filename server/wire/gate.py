@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from server.wire.admission import Admission
 from server.wire.auth import Authenticator
 from server.wire.limits import Limits
-from server.wire.observer import Observer
+from server.wire.observer import BeginTrace, Observer
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,3 +16,5 @@ class Gate:
     authenticator: Authenticator
     admission: Admission
     observer: Observer
+    begin_trace: BeginTrace | None = None
+    """None where no trace goes further than this process's log."""

@@ -13,11 +13,11 @@ from server.messages import InferResponse
 from server.pb import open_inference_pb2 as oip
 from server.pb import sluice_pb2 as pb
 from server.transports.base import Methods, Stream
-from server.wire.auth import Identity, Scope
+from server.wire.auth import Scope
 from server.wire.gate import Gate
 from server.wire.limits import Limits
 from server.wire.reader import Reader
-from server.wire.rpc import parse, streaming_as, unary_as
+from server.wire.rpc import Caller, parse, streaming_as, unary_as
 from server.wire.status import status_code
 
 SERVICE = "/sluice.v1.Jobs/"
@@ -56,7 +56,7 @@ class JobsService:
             SERVICE + "DropDead": unary_as(gate, infer, pb.DropDeadRequest, self.drop_dead),
         }
 
-    async def submit(self, request: pb.SubmitRequest, caller: Identity) -> pb.Job:
+    async def submit(self, request: pb.SubmitRequest, caller: Caller) -> pb.Job:
         """Validate the request, hand it to the store and return its job."""
         if not request.HasField("request"):
             raise InvalidRequest("request: expected a ModelInferRequest, got none")
@@ -68,14 +68,19 @@ class JobsService:
             result_ttl=_seconds("result_ttl_seconds", request.result_ttl_seconds),
         )
         # any version that serves when the job runs will do, unless the caller named one
-        work = replace(asked, model_version=request.request.model_version, priority=_priority(request.priority))
+        work = replace(
+            asked,
+            model_version=request.request.model_version,
+            priority=_priority(request.priority),
+            traceparent=caller.traceparent,
+        )
         return as_message(await self._store.submit(work, options))
 
-    async def get(self, request: pb.GetRequest, caller: Identity) -> pb.Job:
+    async def get(self, request: pb.GetRequest, caller: Caller) -> pb.Job:
         """Return the job as it is now."""
         return as_message(await self._store.get(request.id, caller.name))
 
-    async def wait(self, stream: Stream, caller: Identity) -> None:
+    async def wait(self, stream: Stream, caller: Caller) -> None:
         """Send the job now and after every change."""
         data = b""
         async for message in stream:
@@ -85,11 +90,11 @@ class JobsService:
         async for job in self._store.wait(request.id, caller.name):
             await stream.send(as_message(job).SerializeToString())
 
-    async def cancel(self, request: pb.CancelRequest, caller: Identity) -> pb.Job:
+    async def cancel(self, request: pb.CancelRequest, caller: Caller) -> pb.Job:
         """Give the job up."""
         return as_message(await self._store.cancel(request.id, caller.name))
 
-    async def list(self, request: pb.ListRequest, caller: Identity) -> pb.ListResponse:
+    async def list(self, request: pb.ListRequest, caller: Caller) -> pb.ListResponse:
         """Return a page of jobs."""
         states = {wire: state for state, wire in _STATES.items()}
         if request.state and request.state not in states:
@@ -98,16 +103,16 @@ class JobsService:
         page = await self._store.list_jobs(query)
         return pb.ListResponse(jobs=_messages(page), next_page_token=page.next_page_token)
 
-    async def list_dead(self, request: pb.ListDeadRequest, caller: Identity) -> pb.ListDeadResponse:
+    async def list_dead(self, request: pb.ListDeadRequest, caller: Caller) -> pb.ListDeadResponse:
         """Return a page of dead letters."""
         page = await self._store.list_dead(_query(request, caller, None))
         return pb.ListDeadResponse(jobs=_messages(page), next_page_token=page.next_page_token)
 
-    async def retry_dead(self, request: pb.RetryDeadRequest, caller: Identity) -> pb.Job:
+    async def retry_dead(self, request: pb.RetryDeadRequest, caller: Caller) -> pb.Job:
         """Queue a dead job again."""
         return as_message(await self._store.retry_dead(request.id, caller.name))
 
-    async def drop_dead(self, request: pb.DropDeadRequest, caller: Identity) -> pb.DropDeadResponse:
+    async def drop_dead(self, request: pb.DropDeadRequest, caller: Caller) -> pb.DropDeadResponse:
         """Forget a dead job."""
         await self._store.drop_dead(request.id, caller.name)
         return pb.DropDeadResponse()
@@ -150,7 +155,7 @@ def _messages(page: JobPage) -> list[pb.Job]:
     return [as_message(job) for job in page.jobs]
 
 
-def _query(request: pb.ListRequest | pb.ListDeadRequest, caller: Identity, state: JobState | None) -> JobQuery:
+def _query(request: pb.ListRequest | pb.ListDeadRequest, caller: Caller, state: JobState | None) -> JobQuery:
     if request.page_size > _MOST_PAGE:
         raise InvalidRequest(f"page_size: expected at most {_MOST_PAGE}, got {request.page_size}")
     return JobQuery(request.model_name, state, caller.name, request.page_size or _DEFAULT_PAGE, request.page_token)

@@ -1,13 +1,18 @@
 """What the wire tells about every finished RPC; metrics and the canonical log line listen.
 
-This module must never know how anybody counts or writes.
+This module must never know how anybody counts, writes or traces.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from server.messages import InferRequest, Timing
-from server.transports.base import StatusCode
+from server.traceparent import TraceContext, given, parse
+from server.transports.base import Metadata, StatusCode
+
+BeginTrace = Callable[[Metadata], str]
+"""Takes a call's metadata and returns the `traceparent` that its work goes on under; must not block or raise."""
 
 
 @dataclass(slots=True)
@@ -28,6 +33,14 @@ class Outcome:
     reason: str = ""
     request: InferRequest | None = None
     timing: Timing | None = None
+    metadata: Metadata = ()
+    traceparent: str = ""
+    """What the RPC's work went on under, where it is not the request that says so."""
+
+    def trace(self) -> TraceContext | None:
+        """Return the trace this RPC belongs to: this server's span in it where there is one, else the caller's."""
+        own = self.traceparent if self.request is None else self.request.traceparent
+        return parse(own or given(self.metadata))
 
 
 class Observer(Protocol):

@@ -1,4 +1,5 @@
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.gpu import Gpu, GpuReading
@@ -28,7 +29,7 @@ def metrics(statistics):
 
 
 def samples(metrics):
-    families = text_string_to_metric_families(metrics.render().decode())
+    families = text_string_to_metric_families(metrics.render()[1].decode())
     return {
         (sample.name, *sorted(sample.labels.values())): sample.value for family in families for sample in family.samples
     }
@@ -119,10 +120,49 @@ def test_everything_exported_is_in_the_table_with_its_labels(metrics, statistics
     metrics.requests.count("churn", "1", "ModelInfer", "OK", 0.002)
     documented = {family.name.removesuffix("_total"): set(family.labels) for family in FAMILIES}
 
-    for family in text_string_to_metric_families(metrics.render().decode()):
+    for family in text_string_to_metric_families(metrics.render()[1].decode()):
         if family.name.startswith(("sluice_", "nv_")):
             for sample in family.samples:
                 assert set(sample.labels) - {"le"} == documented[family.name]
+
+
+OPENMETRICS = "application/openmetrics-text;version=1.0.0;q=0.8,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+
+
+def exemplified(metrics):
+    """Two buckets, of which one has an example."""
+    metrics.requests.count("churn", "1", "ModelInfer", "OK", 0.002)
+    metrics.requests.exemplify(("churn", "1", "ModelInfer"), 0.002, 'id "1"\n', "4bf92f3577b34da6a3ce929d0e0e4736")
+    metrics.requests.count("churn", "1", "ModelInfer", "OK", 0.2)
+
+
+def test_openmetrics_shows_the_example_of_a_bucket_and_is_otherwise_the_same_page(metrics):
+    exemplified(metrics)
+    plain = {k: v for k, v in samples(metrics).items() if k[0].startswith(("sluice_", "nv_"))}
+
+    content_type, page = metrics.render(OPENMETRICS)
+
+    read = [sample for family in parse_openmetrics(page.decode()) for sample in family.samples]
+    found = {s.labels["le"]: s.exemplar for s in read if s.name == "sluice_request_duration_seconds_bucket"}
+    example = found.pop("0.0025")
+    assert content_type.startswith("application/openmetrics-text; version=1.0.0")
+    assert example.labels == {"request_id": 'id "1"\n', "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736"}
+    assert example.value == 0.002
+    assert float(example.timestamp) > 1.7e9
+    assert set(found.values()) == {None}
+    ours = [sample for sample in read if sample.name.startswith(("sluice_", "nv_"))]
+    assert {(sample.name, *sorted(sample.labels.values())): sample.value for sample in ours} == plain
+
+
+@pytest.mark.parametrize("accept", ["", "*/*", "text/plain;version=0.0.4", "text/html,application/xhtml+xml"])
+def test_the_text_format_has_no_exemplars(metrics, accept):
+    exemplified(metrics)
+
+    content_type, page = metrics.render(accept)
+
+    assert content_type == "text/plain; version=0.0.4; charset=utf-8"
+    assert b"request_id" not in page
+    assert b"# EOF" not in page
 
 
 def test_names_follow_prometheus_rules():

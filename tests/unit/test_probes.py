@@ -17,7 +17,7 @@ def port(state):
     pages = {
         "/livez": plain(lambda: ""),
         "/readyz": plain(lambda: state["problem"]),
-        "/metrics": lambda: (HTTPStatus.OK, "text/plain; version=0.0.4", b"up 1\n"),
+        "/metrics": lambda accept: (HTTPStatus.OK, accept or "text/plain; version=0.0.4", b"up 1\n"),
     }
     server = ProbeServer(pages)
     yield server.start("127.0.0.1", 0)
@@ -25,9 +25,9 @@ def port(state):
     server.close()
 
 
-def ask(port, method, path):
+def ask(port, method, path, **headers):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    connection.request(method, path)
+    connection.request(method, path, headers=headers)
     answer = connection.getresponse()
     body = answer.read()
     connection.close()
@@ -49,6 +49,10 @@ def test_liveness_does_not_depend_on_readiness(port):
 def test_metrics_come_with_their_content_type_and_head_without_a_body(port):
     assert ask(port, "GET", "/metrics") == (200, "text/plain; version=0.0.4", b"up 1\n")
     assert ask(port, "HEAD", "/metrics") == (200, "text/plain; version=0.0.4", b"")
+
+
+def test_a_page_is_told_what_the_caller_accepts(port):
+    assert ask(port, "GET", "/metrics", Accept="application/openmetrics-text")[1] == "application/openmetrics-text"
 
 
 def test_an_unknown_page_names_the_known_ones(port):

@@ -1,0 +1,87 @@
+"""Finished RPCs by model, version, method and code, and for each bucket of their durations one request as an example.
+
+Counting is on the hot path: two dictionary look-ups, a bisect, and one look whether the bucket wants an example. It
+wants one, the first it meets, after each time the counts were read; so examples cost nothing per request and are
+never older than the traffic. This module must never know who reads the counts.
+"""
+
+import threading
+from dataclasses import dataclass
+
+from typing_extensions import override
+
+from server import log
+from server.statistics import SECONDS_BUCKETS, Histogram
+
+ID_CHARACTERS = 64
+"""OpenMetrics allows an exemplar's labels 128 characters in all; a trace id with both names takes 50 of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One request that fell into a bucket. `request_id` and `trace_id` are "" where it had none."""
+
+    seconds: float
+    request_id: str
+    trace_id: str
+    at: float
+    """Seconds since 1970."""
+
+
+class Durations(Histogram):
+    """A histogram with an example in each bucket; `due` says which buckets want a new one."""
+
+    __slots__ = ("due", "examples")
+
+    def __init__(self) -> None:
+        super().__init__(SECONDS_BUCKETS)
+        self.due = [True] * len(self.counts)
+        self.examples: list[Example | None] = [None] * len(self.counts)
+
+    @override
+    def copy(self) -> "Durations":
+        other = Durations()
+        other.counts, other.sum, other.examples = list(self.counts), self.sum, list(self.examples)
+        return other
+
+
+class RequestCounts:
+    """Written by every transport and collector thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._codes: dict[tuple[str, str, str, str], int] = {}
+        self._seconds: dict[tuple[str, str, str], Durations] = {}
+
+    def count(self, model: str, version: str, method: str, code: str, seconds: float) -> bool:
+        """Count one finished RPC; `model` must be a loaded one or empty, never the caller's text.
+
+        Returns:
+            Whether it would make a good example: then call `exemplify`.
+        """
+        key = (model, version, method)
+        with self._lock:
+            codes = (model, version, method, code)
+            self._codes[codes] = self._codes.get(codes, 0) + 1
+            histogram = self._seconds.get(key)
+            if histogram is None:
+                histogram = self._seconds[key] = Durations()
+            return histogram.due[histogram.observe(seconds)]
+
+    def exemplify(self, key: tuple[str, str, str], seconds: float, request_id: str, trace_id: str) -> None:
+        """Make a request that was counted its bucket's example; one that nobody could find again is passed over."""
+        with self._lock:
+            histogram = self._seconds[key]
+            bucket = histogram.bucket(seconds)
+            histogram.due[bucket] = False
+            if request_id or trace_id:
+                shown = request_id[:ID_CHARACTERS]
+                histogram.examples[bucket] = Example(seconds, shown, trace_id, log.epoch_ms() / 1000)
+
+    def snapshot(self) -> tuple[dict[tuple[str, str, str, str], int], dict[tuple[str, str, str], Durations]]:
+        """Return copies of the counters and histograms; from now on each bucket wants a new example."""
+        with self._lock:
+            read = {key: histogram.copy() for key, histogram in self._seconds.items()}
+            for histogram in self._seconds.values():
+                histogram.due[:] = [True] * len(histogram.due)
+            return dict(self._codes), read
