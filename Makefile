@@ -72,7 +72,7 @@ up: ## start server, Prometheus and Grafana in containers (FILES="-f docker-comp
 	docker compose $(FILES) up --build --detach --wait $(ARGS)
 
 down: ## stop them; the data stays in the volumes
-	docker compose $(FILES) --profile traffic down $(ARGS)
+	docker compose $(FILES) --profile traffic --profile alerts down $(ARGS)
 
 compose-test: dev ## the compose file on a real engine of its own, end to end (root on Debian; skipped elsewhere)
 	PYTHON=$(BIN)/python deploy/compose-test.sh $(ARGS)

@@ -55,6 +55,9 @@ def checks(scratch: Path) -> Iterator[Check]:
     yield Check("prometheus configuration and rules", ("promtool", "check", "config", prometheus))
     yield Check("prometheus rule tests", ("promtool", "test", "rules", *RULE_TESTS))
     yield Check("expressions of the dashboards", ("promtool", "check", "rules", str(expressions)))
+    yield Check(
+        "alertmanager configuration", ("amtool", "check-config", str(ROOT / "deploy/alertmanager/alertmanager.yml"))
+    )
     hadolint = (
         "hadolint",
         "--no-color",

@@ -45,6 +45,12 @@ def test_every_alert_has_a_severity_and_fires_in_a_rule_test():
             "unless sluice_model_load_failures_total offset 1m",
         ),
         ("jobs", "max by (model) (sluice_jobs_dead)", "(sluice_jobs_dead)"),
+        ("jobs", 'increase(sluice_jobs_total{state="dead_trimmed"}[15m])', "increase(sluice_jobs_total[15m])"),
+        (
+            "jobs",
+            'unless max by (model) (sluice_jobs_total{state="dead_trimmed"} offset 15m)',
+            'unless sluice_jobs_total{state="dead_trimmed"} offset 15m',
+        ),
     ],
 )
 def test_a_rule_that_is_bent_is_noticed_by_the_rule_tests(tmp_path, tests, right, wrong):
@@ -57,3 +63,22 @@ def test_a_rule_that_is_bent_is_noticed_by_the_rule_tests(tmp_path, tests, right
     done = promtool("test", "rules", folder / "tests" / f"{tests}.yml")
 
     assert done.returncode != 0
+
+
+def test_alertmanager_knows_the_severities_and_no_alert_that_is_not_there():
+    config = (ROOT / "deploy" / "alertmanager" / "alertmanager.yml").read_text()
+    silenced = re.findall(r'alertname = "(\w+)"', config)
+
+    assert (
+        set(re.findall(r"severity: (\w+)\}", ALERTS)) == {"page", "ticket"} == set(re.findall(r"- name: (\w+)", config))
+    )
+    assert set(silenced) <= set(NAMES)
+    assert len(silenced) == 6
+
+
+def test_prometheus_looks_for_alertmanager_where_compose_starts_it():
+    compose = (ROOT / "docker-compose.yml").read_text()
+
+    assert "{names: [alertmanager], type: A, port: 9093," in (PROMETHEUS / "prometheus.yml").read_text()
+    assert re.search(r"^  alertmanager:\n(?:    .*\n)*    profiles: \[alerts\]\n", compose, flags=re.MULTILINE)
+    assert re.search(r"^  alertmanager:\n(?:    .*\n)*    ports: \[.*:9093\"\]\n", compose, flags=re.MULTILINE)
