@@ -4,10 +4,11 @@
 over what workers announce. This module must never know how a model is loaded or run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from server.errors import ModelNotFound, ModelNotReady, ServingError
 from server.spec import ModelSpec
 from server.statistics import ModelStatistics
 
@@ -61,3 +62,22 @@ class Catalog(Protocol):
 
     async def unload(self, name: str) -> None:
         """Take a model out of service after its requests in flight. Raises ModelNotFound, FailedPrecondition."""
+
+
+def missing(name: str, version: str, entries: Sequence[IndexEntry] | None, serving: Sequence[int]) -> ServingError:
+    """Return why `find` finds nothing, in one sentence.
+
+    `entries` is what the index has of the model, by version; None for a model that nobody knows. `serving` lists the
+    versions in service, ascending.
+    """
+    shown = f"model {name[:64]!r}"
+    if entries is None:
+        return ModelNotFound(f"{shown}: this server has no such model")
+    if not version:
+        why = next((entry.reason for entry in reversed(entries) if entry.reason), "it has not been loaded")
+        return ModelNotReady(f"{shown} is not in service: {why}")
+    for entry in entries:
+        if entry.version == version:
+            return ModelNotReady(f"{shown} version {version} is {entry.state}" + (entry.reason and f": {entry.reason}"))
+    serves = ", ".join(map(str, serving)) or "none at the moment"
+    return ModelNotFound(f"{shown}: expected a version in service ({serves}), got {version[:64]!r}")

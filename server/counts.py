@@ -45,6 +45,10 @@ class Durations(Histogram):
         return other
 
 
+Counted = tuple[dict[tuple[str, str, str, str], int], dict[tuple[str, str, str], Durations]]
+"""Finished RPCs by (model, version, method, code), and how long they took by (model, version, method)."""
+
+
 class RequestCounts:
     """Written by every transport and collector thread."""
 
@@ -78,7 +82,7 @@ class RequestCounts:
                 shown = request_id[:ID_CHARACTERS]
                 histogram.examples[bucket] = Example(seconds, shown, trace_id, log.epoch_ms() / 1000)
 
-    def snapshot(self) -> tuple[dict[tuple[str, str, str, str], int], dict[tuple[str, str, str], Durations]]:
+    def snapshot(self) -> Counted:
         """Return copies of the counters and histograms; from now on each bucket wants a new example."""
         with self._lock:
             read = {key: histogram.copy() for key, histogram in self._seconds.items()}

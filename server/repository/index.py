@@ -29,15 +29,6 @@ class Index:
         if versions.get(entry.version) is entry:
             versions[entry.version] = IndexEntry(entry.name, entry.version, state, reason)
 
-    def get(self, name: str, version: str) -> IndexEntry | None:
-        """Return one entry."""
-        return self._models.get(name, {}).get(version)
-
-    def reason(self, name: str) -> str:
-        """Return why a model does not serve, as far as that is known."""
-        entries = sorted(self._models.get(name, {}).values(), key=_newest_last)
-        return next((entry.reason for entry in reversed(entries) if entry.reason), "it has not been loaded")
-
     def keep(self, name: str, versions: Collection[str]) -> None:
         """Forget every entry of a model but those of `versions`."""
         kept = {version: entry for version, entry in self._models.get(name, {}).items() if version in versions}

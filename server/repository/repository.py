@@ -18,8 +18,8 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Generic
 
 from server import log
-from server.catalog import IndexEntry
-from server.errors import FailedPrecondition, ModelNotFound, ModelNotReady, ServingError, ShuttingDown
+from server.catalog import IndexEntry, missing
+from server.errors import FailedPrecondition, ModelNotFound, ServingError, ShuttingDown
 from server.repository.options import Options, override_of
 from server.repository.rounds import Loading
 from server.repository.served import S, Served
@@ -268,13 +268,5 @@ class Repository(Generic[S]):
         return name in self._seen or self._turnover.index.knows(name)
 
     def _missing(self, name: str, version: str) -> ServingError:
-        shown = f"model {name[:64]!r}"
-        if not self._knows(name):
-            return ModelNotFound(f"{shown}: this server has no such model")
-        if not version:
-            return ModelNotReady(f"{shown} is not in service: {self._turnover.index.reason(name)}")
-        entry = self._turnover.index.get(name, version)
-        if entry is not None:
-            return ModelNotReady(f"{shown} version {version} is {entry.state}" + (entry.reason and f": {entry.reason}"))
-        serves = ", ".join(map(str, self._turnover.snapshot.versions(name))) or "none at the moment"
-        return ModelNotFound(f"{shown}: expected a version in service ({serves}), got {version[:64]!r}")
+        entries = self._turnover.index.entries(name) if self._knows(name) else None
+        return missing(name, version, entries, list(self._turnover.snapshot.versions(name)))
