@@ -146,26 +146,34 @@ class Worker:
                 await self._answered.wait()
 
     async def _claim_all(self) -> int:
+        """Claim from every source that may have something; one that had nothing sets its alarm clock."""
         claimed = 0
         for source in self._sources:
             room = self._capacity - len(self._held)
-            if room > 0 and not self._draining.is_set():
+            if room > 0 and not self._draining.is_set() and self._may_have_news(source):
                 claims = await source.claim(room)
                 claimed += len(claims)
                 for claim in claims:
                     self._start(claim, source)
+                if not claims:
+                    self._alarms[source] = asyncio.create_task(source.wait())
         return claimed
 
+    def _may_have_news(self, source: Claims) -> bool:
+        """Whether it has not been found empty, or its alarm clock has rung since."""
+        alarm = self._alarms.get(source)
+        if alarm is None:
+            return True
+        if not alarm.done():
+            return False
+        del self._alarms[source]
+        alarm.result()
+        return True
+
     async def _until_news(self) -> None:
-        """Wait for the alarm clock of any source; those that have not rung go on waiting for the next time."""
-        for source in self._sources:
-            if source not in self._alarms:
-                self._alarms[source] = asyncio.create_task(source.wait())
-        await asyncio.wait(self._alarms.values(), return_when=asyncio.FIRST_COMPLETED)
-        for source, alarm in list(self._alarms.items()):
-            if alarm.done():
-                del self._alarms[source]
-                alarm.result()
+        """Wait for the alarm clock of any source; none is set when a drain began before anything was asked."""
+        if self._alarms:
+            await asyncio.wait(self._alarms.values(), return_when=asyncio.FIRST_COMPLETED)
 
     # running
 

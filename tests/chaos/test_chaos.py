@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.chaos import jobs_chaos, proxy_chaos, waiters
+from tests.chaos import fleet_kill, jobs_chaos, proxy_chaos, throughput, waiters
 
 pytestmark = pytest.mark.redis
 
@@ -27,3 +27,18 @@ async def test_many_waiters_share_few_connections():
     good, line = await waiters.run(400)
 
     assert good, line
+
+
+async def test_any_one_process_of_a_fleet_may_be_killed_and_no_caller_notices():
+    verdict = await fleet_kill.run(seed=7, seconds=0)
+
+    assert verdict.good, "\n".join([*verdict.failures(), verdict.line()])
+    assert verdict.kinds == {"frontend": 2, "worker": 2}
+    assert all(kill.held for kill in verdict.kills), verdict.line()
+    assert verdict.recovered > 0, verdict.line()
+
+
+async def test_the_ways_a_request_can_take_are_measured_side_by_side(capsys):
+    patient = throughput.Bars(rate=300.0, added_ms=50.0)  # a busy machine is no fault of the queue
+
+    assert await throughput.measure(seconds=0.5, rounds=1, bars=patient), capsys.readouterr().out

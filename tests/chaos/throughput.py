@@ -1,168 +1,111 @@
-"""What the Redis path costs: requests per second and latency, beside bare Redis.
+"""What Redis costs: the path in one process, the path through Redis, and bare Redis, side by side in one run.
 
-    python -m tests.chaos.throughput --seconds 5 --in-flight 256
+    python -m tests.chaos.throughput --rounds 5 --seconds 2
 
-One frontend (this process), one worker process whose model answers at once, one redis-server with AOF. Closed loop:
-the stated number is always under way. The figures are of the queue alone; no transport and no session take part.
+Queue alone: one and the same scheduler and instance that answers at once, behind the queue in memory, and in a worker
+process behind Redis; bare Redis carries the same bytes. End to end: real `sluice serve` processes with the churn model,
+role all, and a frontend and a worker with Redis between them. Every round measures each, so that what disturbs the
+machine disturbs all; the table has medians and the least and most of the rounds. Exit code 1 when a bar is missed.
 """
 
 import argparse
 import asyncio
-import statistics
-import subprocess
 import sys
-import threading
-import time
-from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
-from server.messages import InferRequest, Reply
-from server.queues.gate import Gate
-from server.queues.redis_address import parse_address
-from server.queues.redis_bells import RedisBells
-from server.queues.redis_claims import RedisMember
-from server.queues.redis_link import RedisLink
-from server.queues.redis_online_claims import RedisOnlineClaims
-from server.queues.redis_queue import OnlineBounds, RedisQueue
-from server.queues.redis_registry import RedisRegistry
-from server.worker import Worker
-from tests.chaos.harness.fleet import ROOT
-from tests.redis_rig import MODEL, FakeTicket, double, eventually, number_request
-from tests.redis_server import redis_server
+from tests.chaos.harness.closed_loop import Loop
+from tests.chaos.harness.paths import end_to_end, queue_alone
+
+IN_FLIGHT = 256
 
 
-def answer_at_once(request: InferRequest, reply: Reply) -> FakeTicket:
-    """The in-process path with nothing in it."""
-    reply(double(request))
-    return FakeTicket(lambda: None)
+@dataclass(frozen=True)
+class Bars:
+    """`rate`: requests a second through Redis, or as many as the path in one process does where that is fewer."""
+
+    rate: float = 5000.0
+    added_ms: float = 2.0
+    """p50 through Redis less p50 in one process, one request in flight."""
 
 
-async def work(url: str, capacity: int) -> None:
-    """The worker process's whole life."""
-    link = RedisLink(parse_address(url), "worker")
-    await link.open()
-    bells = RedisBells(link)
-    member = RedisMember(link, "worker", heartbeat=1.0)
-    await member.beat()
-    claims = RedisOnlineClaims(link, bells, member, MODEL, ("1", ""), lease=30.0)
-    await RedisRegistry(link, bells).announce(MODEL, "1", "worker", ttl=3600.0)
-    worker = Worker([claims], answer_at_once, beat=member.beat, heartbeat=1.0, capacity=capacity, gate=Gate())
-    await worker.run()
+@dataclass(frozen=True)
+class Figure:
+    """One path at one load: median, least and most of the rounds."""
+
+    rate: tuple[float, float, float]
+    p50_ms: tuple[float, float, float]
+    cpu_us: float | None
+    failed: int
 
 
-class ClosedLoop:
-    """Keeps a number of requests under way from the threads that answer, as a transport does."""
-
-    def __init__(self, submit, in_flight: int) -> None:
-        self.times: list[float] = []
-        self.failed = 0
-        self._submit = submit
-        self._in_flight = in_flight
-        self._stop = False
-        self._left = in_flight
-        self._over = threading.Event()
-
-    def run(self, seconds: float) -> float:
-        """Return requests per second."""
-        start = time.monotonic()
-        for number in range(self._in_flight):
-            self._next(number)
-        time.sleep(seconds)
-        self._stop = True
-        self._over.wait(10)
-        return len(self.times) / (time.monotonic() - start)
-
-    def _next(self, number: int) -> None:
-        sent = time.monotonic()
-
-        def heard(outcome) -> None:
-            self.times.append(time.monotonic() - sent)
-            self.failed += isinstance(outcome, Exception)
-            if self._stop:
-                self._left -= 1
-                if not self._left:
-                    self._over.set()
-            else:
-                self._next(number)
-
-        self._submit(number_request(number), heard)
-
-    def percentile(self, part: float) -> float:
-        return 1000 * statistics.quantiles(self.times, n=1000)[int(part * 1000) - 1]
+Figures = dict[str, Figure]
 
 
-@asynccontextmanager
-async def frontend(url: str):
-    link = RedisLink(parse_address(url), "frontend")
-    await link.open()
-    bells = RedisBells(link)
-    queue = RedisQueue(link, RedisRegistry(link, bells), OnlineBounds(10_000, 10_000, 1 << 30))
-    await queue.open("frontend")
-    await eventually(lambda: (MODEL, "1") in queue._registry.served(), "the worker announced itself", 30)
-    try:
-        yield queue
-    finally:
-        await queue.close()
-        await bells.close()
-        await link.close()
+def summed(loops: dict[str, list[Loop]]) -> Figures:
+    """Return the figures of each path."""
+    return {name: _figure(runs) for name, runs in loops.items()}
 
 
-async def bare(url: str, seconds: float, batch: int) -> float:
-    """Return XADD + XREADGROUP + XACK + XDEL per second, pipelined in batches by one client."""
-    link = RedisLink(parse_address(url), "bare")
-    client = link.client("commands")
-    await client.xgroup_create("bare", "g", "0", mkstream=True)
-    done, start = 0, time.monotonic()
-    while time.monotonic() - start < seconds:
-        pipe = client.pipeline(transaction=False)
-        for _ in range(batch):
-            pipe.xadd("bare", {"b": b"x" * 200})
-        pipe.xreadgroup("g", "c", {"bare": ">"}, count=batch)
-        ids = (await pipe.execute())[:batch]
-        pipe = client.pipeline(transaction=False)
-        pipe.xack("bare", "g", *ids)
-        pipe.xdel("bare", *ids)
-        await pipe.execute()
-        done += batch
-    await link.close()
-    return done / (time.monotonic() - start)
+def _figure(runs: list[Loop]) -> Figure:
+    cpu = [run.cpu_us for run in runs if run.cpu_us is not None]
+    return Figure(
+        _spread([run.rate for run in runs]),
+        _spread([run.p50_ms for run in runs]),
+        _spread(cpu)[0] if cpu else None,
+        sum(run.failed for run in runs),
+    )
 
 
-async def measure(seconds: float, in_flight: int) -> None:
-    with redis_server() as server:
-        command = [
-            sys.executable,
-            "-m",
-            "tests.chaos.throughput",
-            "--worker",
-            server.url,
-            "--in-flight",
-            str(in_flight),
-        ]
-        worker = await asyncio.to_thread(subprocess.Popen, command, cwd=ROOT)
-        try:
-            print(f"bare Redis, batches of 64: {await bare(server.url, seconds / 2, 64):,.0f}/s")
-            async with frontend(server.url) as queue:
-                for number in (1, 8, in_flight):
-                    loop = ClosedLoop(queue.submit, number)
-                    rate = await asyncio.to_thread(loop.run, seconds)
-                    print(f"through Redis, {number:4} in flight: {rate:8,.0f}/s  p50 {loop.percentile(0.5):.2f} ms  "
-                          f"p99 {loop.percentile(0.99):.2f} ms  failed {loop.failed}", flush=True)  # fmt: skip
-        finally:
-            worker.kill()
-            worker.wait()
+def _spread(values: list[float]) -> tuple[float, float, float]:
+    ordered = sorted(values)
+    return ordered[len(ordered) // 2], ordered[0], ordered[-1]
+
+
+def table(light: Figures, full: Figures) -> str:
+    """Return what a person reads."""
+    lines = [f"{'':26}{f'requests/s, {IN_FLIGHT} in flight':>34}{'CPU us each':>13}{'p50 ms, 1 in flight':>28}"]
+    for name, figure in full.items():
+        rate, p50 = figure.rate, light[name].p50_ms
+        cpu = f"{figure.cpu_us:.0f}" if figure.cpu_us is not None else ""
+        lines.append(
+            f"{name:26}{rate[0]:>12,.0f} ({rate[1]:>7,.0f} to {rate[2]:>7,.0f}){cpu:>13}"
+            f"{p50[0]:>12.2f} ({p50[1]:.2f} to {p50[2]:.2f})"
+        )
+    return "\n".join(lines)
+
+
+def judge(what: str, light: Figures, full: Figures, bars: Bars) -> tuple[bool, str]:
+    """Return whether the path through Redis holds the bars beside the one in one process, and say so in a line."""
+    memory, redis = f"{what}, in memory", f"{what}, Redis"
+    rate, wanted = full[redis].rate[0], min(bars.rate, full[memory].rate[0])
+    added = light[redis].p50_ms[0] - light[memory].p50_ms[0]
+    failed = sum(figure.failed for figures in (light, full) for figure in figures.values())
+    good = rate >= wanted and added <= bars.added_ms and not failed
+    return good, (
+        f"{'PASS' if good else 'FAIL'} {what}: {rate:,.0f}/s through Redis (bar {wanted:,.0f}), "
+        f"added p50 {added:.2f} ms (bar {bars.added_ms:g}), {failed} failed"
+    )
+
+
+async def measure(seconds: float, rounds: int, bars: Bars) -> bool:
+    """Measure both, print tables and verdicts; return whether all bars hold."""
+    verdicts = []
+    for what, paths in (("queue alone", queue_alone), ("end to end", end_to_end)):
+        async with paths(seconds, IN_FLIGHT) as runs:
+            loops = await asyncio.to_thread(runs.side_by_side, rounds)
+        light, full = summed(loops[1]), summed(loops[IN_FLIGHT])
+        print(table(light, full), flush=True)
+        verdicts.append(judge(what, light, full, bars))
+    print(*(line for _, line in verdicts), sep="\n")
+    return all(good for good, _ in verdicts)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--in-flight", type=int, default=256)
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    if args.worker:
-        asyncio.run(work(args.worker, 2 * args.in_flight))
-    else:
-        asyncio.run(measure(args.seconds, args.in_flight))
-    return 0
+    return 0 if asyncio.run(measure(args.seconds, args.rounds, Bars())) else 1
 
 
 if __name__ == "__main__":
