@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from server.errors import ServingError
+from server.spec import ModelSpec
 
 Buffer = bytes | memoryview
 """Raw tensor bytes; a memoryview where rows of a larger request are looked at without a copy."""
@@ -86,6 +87,8 @@ class InferRequest:
     timeout: float | None = None
     """The request's own `timeout` parameter in seconds, None when it brought none."""
     traceparent: str = ""
+    spec: ModelSpec | None = None
+    """What it was checked against; None where that was done by another process."""
 
 
 @dataclass(slots=True)
@@ -97,6 +100,8 @@ class Timing:
     compute_infer: float = 0.0
     compute_output: float = 0.0
     batch_rows: int = 0
+    started: float = 0.0
+    """The instant (time.monotonic() of this machine) its batch began, 0 where it ran on another or not at all."""
 
 
 @dataclass(slots=True)

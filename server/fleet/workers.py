@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from server import log
-from server.errors import QueueUnavailable
+from server.errors import InvalidRequest, QueueUnavailable
 from server.fleet.catalog import announcement
 from server.jobs import JobLimits
 from server.messages import InferRequest, Reply, Ticket
@@ -26,8 +26,9 @@ from server.queues.redis_job_claims import RedisJobClaims
 from server.queues.redis_link import RedisLink
 from server.queues.redis_online_claims import RedisOnlineClaims
 from server.queues.redis_registry import RedisRegistry
+from server.sessions.layout import fits
 from server.spec import ModelSpec
-from server.worker import Worker
+from server.worker import Observe, Worker
 
 HEARTBEAT = 0.5
 """Seconds between signs of life; a worker that misses three is taken for dead and its work taken over."""
@@ -66,6 +67,7 @@ class WorkerFleet:
         *,
         consumer: str,
         lease: float,
+        observe: Observe | None = None,
     ) -> None:
         self._link = link
         self._bells = bells
@@ -73,6 +75,7 @@ class WorkerFleet:
         self._targets = targets
         self._limits = limits
         self._lease = lease
+        self._observe = observe
         self._member = RedisMember(link, consumer, heartbeat=HEARTBEAT)
         self._gate = Gate()
         self._running: dict[tuple[str, str, bool], tuple[Target, Worker, asyncio.Task[None]]] = {}
@@ -148,6 +151,7 @@ class WorkerFleet:
             heartbeat=HEARTBEAT,
             capacity=target.capacity,
             gate=self._gate,
+            observe=self._observe,
         )
         task = asyncio.create_task(self._run(worker, name, version))
         self._running[target.key] = (target, worker, task)
@@ -182,4 +186,21 @@ class WorkerFleet:
 
 def _submit(target: Target, request: InferRequest, reply: Reply) -> Ticket:
     """Submit under the version that answers, whatever version was asked for."""
+    _check(request, target.spec)
     return target.submit(replace(request, model_version=target.spec.version), reply)
+
+
+def _check(request: InferRequest, spec: ModelSpec) -> None:
+    """Raise InvalidRequest unless the tensors are this version's: a job may be older than what answers it."""
+    promised = {tensor.name: tensor for tensor in spec.inputs}
+    for tensor in request.inputs:
+        known = promised.pop(tensor.name, None)
+        if known is None or tensor.datatype != known.datatype or not fits(tensor.shape, known.shape):
+            wanted = "no such input" if known is None else f"{known.datatype} {list(known.shape)}"
+            raise InvalidRequest(
+                f"input {tensor.name!r:.64}: version {spec.version} takes {wanted},"
+                f" the request was accepted with {tensor.datatype} {list(tensor.shape)}"
+            )
+    missing = [name for name, tensor in promised.items() if not tensor.optional]
+    if missing:
+        raise InvalidRequest(f"version {spec.version} takes input {missing[0]!r:.64} as well, the request has none")

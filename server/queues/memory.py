@@ -38,8 +38,8 @@ class MemoryQueue:
     def submit(self, request: InferRequest, reply: Reply) -> Ticket:
         """See `Queue.submit`."""
         target = self._resolve(request.model_name, request.model_version)
-        if target is None:
-            raise _left(request)
+        if target is None or (request.spec is not target.spec and request.spec is not None):
+            raise _left(request)  # a reload of the same version may have other tensors than were checked
         try:
             return target.submit(request, reply)
         except ShuttingDown:

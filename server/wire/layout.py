@@ -111,7 +111,7 @@ class Layout:
         return InferRequest(
             spec.name, spec.version, request_id,
             tuple(map(Tensor, self._names, self._datatypes, self._shapes, arranged)),
-            self.rows, size // self.rows, asked.outputs, asked.priority, deadline, asked.timeout,
+            self.rows, size // self.rows, asked.outputs, asked.priority, deadline, asked.timeout, "", spec,
         )  # fmt: skip
 
     def cut(self, data: bytes, at: int) -> list[bytes] | None:

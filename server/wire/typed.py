@@ -121,5 +121,5 @@ def _infer_request(
     text = sum(len(tensor.data) for tensor in made.values() if tensor.datatype == "BYTES")
     return InferRequest(
         spec.name, spec.version, "", tuple(made[tensor.name] for tensor in spec.inputs), rows, text // rows, (output,),
-        deadline=deadline,
+        deadline=deadline, spec=spec,
     )  # fmt: skip

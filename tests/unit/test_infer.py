@@ -1,9 +1,15 @@
+from types import SimpleNamespace
+
 import pytest
 
 from server.errors import InferenceFailed, ModelNotReady, QueueFull
+from server.messages import InferResponse, Tensor
+from server.queues.memory import MemoryQueue
 from server.transports.base import StatusCode, StatusError
+from server.wire.infer import InferHandler
+from server.wire.reader import Reader
 from tests import wire
-from tests.wire import Bench
+from tests.wire import Bench, FakeCall
 
 
 def test_a_request_is_answered_with_its_id_and_the_concrete_version():
@@ -101,3 +107,58 @@ def test_a_model_that_stays_away_is_given_up_after_three_looks():
 
     assert error.value.code is StatusCode.UNAVAILABLE
     assert len(bench.queue.refusals) == 2
+
+
+class Reloading:
+    """What serves `m`: `look` reloads it under the same version, so that the look-up of the queue meets another."""
+
+    def __init__(self, catalog, *successors):
+        self._catalog = catalog
+        self._successors = list(successors)
+        self.spec = None
+        self.taken = []
+
+    def look(self, name, version):
+        if self._successors:
+            self._catalog.replace(self._successors.pop(0))
+        self.spec = self._catalog.find(name, version).spec
+        return self
+
+    def submit(self, request, reply):
+        self.taken.append(request)
+        tensor = Tensor("y", "FP32", (1, 1), bytes(4))
+        reply(InferResponse(request.model_name, request.model_version, request.id, (tensor,)))
+        return SimpleNamespace(cancel=lambda: None)
+
+
+def reloaded(datatype):
+    """Return `m` version 1 as it is after a reload."""
+    return wire.spec("m", [("x", datatype, (-1, 1))], [("y", "FP32", (-1, 1))])
+
+
+@pytest.mark.parametrize(("successor", "code"), [("FP32", StatusCode.OK), ("INT32", StatusCode.INVALID_ARGUMENT)])
+def test_a_request_is_checked_again_when_its_version_is_reloaded_before_it_is_queued(successor, code):
+    bench = Bench(reloaded("FP32"))
+    serving = Reloading(bench.catalog, reloaded(successor))
+    handler = InferHandler(bench.gate, Reader(bench.catalog, bench.limits), MemoryQueue(serving.look, list))
+
+    for _ in range(2):  # the second is recognised by its bytes
+        call = FakeCall()
+        handler(call, wire.message(reloaded("FP32")).SerializeToString())
+
+        assert (call.code, call.ends) == (code, 1)
+        assert all(request.spec is serving.spec for request in serving.taken)
+    assert len(serving.taken) == (2 if code is StatusCode.OK else 0)
+
+
+def test_a_version_that_is_reloaded_again_and_again_is_not_ready():
+    bench = Bench(reloaded("FP32"))
+    serving = Reloading(bench.catalog, *(reloaded("FP32") for _ in range(3)))
+    call = FakeCall()
+
+    InferHandler(bench.gate, Reader(bench.catalog, bench.limits), MemoryQueue(serving.look, list))(
+        call, wire.message(reloaded("FP32")).SerializeToString()
+    )
+
+    assert call.code is StatusCode.UNAVAILABLE
+    assert serving.taken == []
