@@ -34,8 +34,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class RestServer:
     """A listening HTTP server in front of the gRPC handlers."""
 
-    def __init__(self, methods: Methods, max_body_bytes: int) -> None:
+    def __init__(self, methods: Methods, max_body_bytes: int, *, reuse_port: bool = False) -> None:
         self._methods = methods
+        self._reuse_port = reuse_port
         self._application = web.Application(client_max_size=max_body_bytes, middlewares=[_errors])
         self._runner = web.AppRunner(self._application, access_log=None, handler_cancellation=True)
         self._application.add_routes(self._routes())
@@ -43,7 +44,7 @@ class RestServer:
     async def start(self, host: str, port: int) -> int:
         """Open the port (0 for any free one) and return it. Raises OSError when it cannot be bound."""
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port, shutdown_timeout=5)
+        site = web.TCPSite(self._runner, host, port, shutdown_timeout=5, reuse_port=self._reuse_port or None)
         await site.start()
         bound: int = self._runner.addresses[0][1]
         return bound

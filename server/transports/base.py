@@ -167,6 +167,22 @@ class TransportOptions:
     tls: TlsFiles | None = None
 
 
+class Gather(Protocol):
+    """Something that is cheaper to do for many calls at once, such as sending their requests elsewhere.
+
+    A transport whose thread does many calls one after the other may take it over; the other leaves it alone.
+    """
+
+    def begin(self) -> None:
+        """Say that the calling thread will flush what its own calls bring."""
+
+    def waiting(self) -> int:
+        """Return how much there is to be flushed."""
+
+    def flush(self) -> None:
+        """Do it; returns at once."""
+
+
 class Transport(Protocol):
     """A listening gRPC server."""
 

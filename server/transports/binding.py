@@ -71,6 +71,7 @@ class Done(Protocol):
 CompletionQueue: Any = cygrpc.CompletionQueue
 Server: Any = cygrpc.Server
 QUEUE_SHUTDOWN: int = cygrpc.CompletionType.queue_shutdown
+QUEUE_TIMEOUT: int = cygrpc.CompletionType.queue_timeout
 
 ReceiveMessage: Callable[[int], object] = cygrpc.ReceiveMessageOperation
 ReceiveClose: Callable[[int], object] = cygrpc.ReceiveCloseOnServerOperation

@@ -7,14 +7,16 @@ import grpc
 
 from server import log
 from server.transports.aio import AioTransport
-from server.transports.base import Methods, Transport, TransportOptions
+from server.transports.base import Gather, Methods, Transport, TransportOptions
 
 
 class TransportUnavailable(Exception):
     """The transport that was asked for by name does not work with the installed grpcio."""
 
 
-def choose(name: Literal["auto", "lean", "aio"], methods: Methods, options: TransportOptions) -> Transport:
+def choose(
+    name: Literal["auto", "lean", "aio"], methods: Methods, options: TransportOptions, gather: Gather | None = None
+) -> Transport:
     """Build the transport called `name`; `auto` is lean, or aio with a line in the log when lean's self-check fails.
 
     Raises:
@@ -34,4 +36,4 @@ def choose(name: Literal["auto", "lean", "aio"], methods: Methods, options: Tran
             raise TransportUnavailable(reason) from error
         log.event("transport_fallback", logging.WARNING, transport="aio", reason=reason)
         return AioTransport(methods, options)
-    return LeanTransport(methods, options)
+    return LeanTransport(methods, options, gather=gather)

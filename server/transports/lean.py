@@ -13,6 +13,7 @@ from server.transports.base import (
     Call,
     Fast,
     FastHandler,
+    Gather,
     Methods,
     StatusCode,
     StreamHandler,
@@ -33,8 +34,11 @@ from server.transports.options import address, bind_error, channel_arguments, se
 class LeanTransport(Transport):
     """A gRPC server on a thread of its own, with the running event loop as its slow lane."""
 
-    def __init__(self, methods: Methods, options: TransportOptions, patience: float = PATIENCE) -> None:
+    def __init__(
+        self, methods: Methods, options: TransportOptions, patience: float = PATIENCE, gather: Gather | None = None
+    ) -> None:
         self.name = "lean"
+        self._gather = gather
         self._patience = patience
         self._methods = methods
         self._options = options
@@ -52,7 +56,7 @@ class LeanTransport(Transport):
         self._lane = _SlowLane(asyncio.get_running_loop())
         self._server = server
         watch = Watch(self._patience)
-        server.start(_Router(self._methods, self._lane, watch, server.calls).accept, watch.ask)
+        server.start(_Router(self._methods, self._lane, watch, server.calls).accept, watch.ask, self._gather)
         return bound
 
     @override

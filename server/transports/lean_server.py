@@ -14,11 +14,14 @@ from typing import Protocol
 import grpc
 
 from server import log
-from server.transports.binding import QUEUE_SHUTDOWN, CompletionQueue, NewCall, Server
+from server.transports.base import Gather
+from server.transports.binding import QUEUE_SHUTDOWN, QUEUE_TIMEOUT, CompletionQueue, NewCall, Server
 
 _DEPTH = 256
 """Calls the core may accept before the thread has looked at the first of them."""
 _STOPPING_POLL = 0.01
+_GATHERED = 16
+"""What is gathered at most before it is flushed though there are more events: whoever waits for it is idle."""
 
 
 class OpenCall(Protocol):
@@ -38,6 +41,7 @@ class LeanServer:
         self._accept: Callable[[NewCall], None] = _refuse
         self._rest: Callable[[], float | None] = _nothing
         self._stopped: Callable[[], None] = _nothing
+        self._gather: Gather | None = None
         self._serving = True
         self.calls: set[OpenCall] = set()
         """Those that may still start batches, so must the queue; they enter on the polling thread and leave on any."""
@@ -52,14 +56,17 @@ class LeanServer:
         except RuntimeError:
             return 0
 
-    def start(self, accept: Callable[[NewCall], None], rest: Callable[[], float | None]) -> None:
+    def start(
+        self, accept: Callable[[NewCall], None], rest: Callable[[], float | None], gather: Gather | None = None
+    ) -> None:
         """Start serving.
 
         Args:
             accept: called on the polling thread with the event of every new call.
             rest: called on the polling thread between events; returns seconds until it wants to be called again.
+            gather: flushed on the polling thread whenever there is no event left to act on first.
         """
-        self._accept, self._rest = accept, rest
+        self._accept, self._rest, self._gather = accept, rest, gather
         self._server.start()
         for _ in range(_DEPTH):
             self._request()
@@ -77,8 +84,16 @@ class LeanServer:
             self._server.cancel_all_calls()
 
     def _run(self) -> None:
+        if self._gather is not None:
+            self._gather.begin()
         while self._serving:
-            self._hear(self._rest())
+            seconds = self._rest()
+            if self._gather is None or not self._flushed(self._gather):
+                self._hear(seconds)
+        self._wind_up()
+
+    def _wind_up(self) -> None:
+        """Serve what is running to its end, then stop the core."""
         # The server does not wait for calls that were disconnected; but a batch on a queue that is shut down would end
         # the process.
         for call in tuple(self.calls):
@@ -86,12 +101,23 @@ class LeanServer:
         while self.calls:
             self._rest()
             self._hear(_STOPPING_POLL)
+            if self._gather is not None:
+                self._gather.flush()
         with self._alive:
             self._server.destroy()
         self._queue.shutdown()
         while self._hear(None) != QUEUE_SHUTDOWN:
             pass
         self._stopped()
+
+    def _flushed(self, gather: Gather) -> bool:
+        """Flush what waits for it unless an event is here already; False when there is nothing, so hear the next."""
+        waiting = gather.waiting()
+        if not waiting:
+            return False
+        if waiting >= _GATHERED or self._hear(0.0) == QUEUE_TIMEOUT:
+            gather.flush()
+        return True
 
     def _hear(self, seconds: float | None) -> int:
         """Wait for one event, at most `seconds`, and act on it; returns its kind."""
