@@ -18,6 +18,7 @@ class Queue(Protocol):
     The promise: `submit` either raises or takes over the duty to call `reply` exactly once, whatever happens:
     answered, expired at its deadline (within 20 ms of it, also while every instance is busy), cancelled, failed,
     or shut down. A reply whose caller has gone is dropped and counted.
+    A queue whose scheduler is in another process may give the errors below as the reply instead of raising them.
     """
 
     def submit(self, request: InferRequest, reply: Reply) -> Ticket:

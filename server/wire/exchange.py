@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from server.errors import DeadlineExceeded, ServingError
+from server.errors import DeadlineExceeded, ModelNotReady, ServingError, ShuttingDown
 from server.messages import InferRequest, InferResponse
 from server.spec import ModelSpec
 from server.transports.base import Call, StatusCode
@@ -25,6 +25,7 @@ class Exchange:
 
     __slots__ = (
         "_admitted",
+        "_again",
         "_call",
         "_context",
         "_encode",
@@ -47,6 +48,7 @@ class Exchange:
         self._request: InferRequest | None = None
         self._encode: Encode | None = None
         self._context: object = None
+        self._again: Callable[[], None] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -82,24 +84,38 @@ class Exchange:
         """Say which model the call is about; a refusal is accounted to it."""
         self._spec = spec
 
-    def expect(self, request: InferRequest, encode: Encode, context: object) -> None:
-        """Say what was asked, and that `encode(response, context)` turns its answer into bytes."""
+    def expect(
+        self, request: InferRequest, encode: Encode, context: object, again: Callable[[], None] | None = None
+    ) -> None:
+        """Say what was asked, and that `encode(response, context)` turns its answer into bytes.
+
+        `again` is called, once, instead of ending the call where the queue replies that the version has left service.
+        """
         begin_trace = self._gate.begin_trace
         if begin_trace is not None:
             request.traceparent = begin_trace(self._call.metadata)
         self._request = request
         self._encode = encode
         self._context = context
+        self._again = again
 
     def reply(self, outcome: InferResponse | ServingError) -> None:
         """End the call with what became of the request; any thread (`messages.Reply`)."""
         if isinstance(outcome, ServingError):
-            self.fail(outcome)
+            self._refused(outcome)
             return
         with self:
             assert self._encode is not None, "expect() comes before submit()"  # noqa: S101 - narrows for mypy
             self._call.reply(self._encode(outcome, self._context))
             self._close(StatusCode.OK, "", outcome)
+
+    def _refused(self, error: ServingError) -> None:
+        again, self._again = self._again, None
+        if again is None or not isinstance(error, ModelNotReady | ShuttingDown):
+            self.fail(error)
+            return
+        with self:
+            again()
 
     def fail(self, error: BaseException) -> None:
         """End the call with an error."""

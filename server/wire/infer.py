@@ -4,6 +4,8 @@ The order is the point: who calls, is there room, is the message harmless, what 
 here waits, and nothing is parsed for a caller who may not call or for whom there is no room.
 """
 
+from functools import partial
+
 from server.errors import ModelNotReady, ShuttingDown
 from server.queues.base import Queue
 from server.transports.base import Call
@@ -20,7 +22,9 @@ _ATTEMPTS = 3
 class InferHandler:
     """The Fast handler of /inference.GRPCInferenceService/ModelInfer."""
 
-    def __init__(self, gate: Gate, reader: Reader, queue: Queue) -> None:
+    def __init__(self, gate: Gate, reader: Reader, queue: Queue, *, distant: bool = False) -> None:
+        """`distant`: the queue may say by its reply what others raise, because its scheduler is in another process."""
+        self._distant = distant
         self._gate = gate
         self._reader = reader
         self._queue = queue
@@ -38,14 +42,17 @@ class InferHandler:
 
     def _start(self, exchange: Exchange, call: Call, message: bytes) -> None:
         exchange.admit()
-        deadline = exchange.deadline()
-        for attempt in range(1, _ATTEMPTS + 1):
+        self._submit(exchange, call, message, exchange.deadline(), _ATTEMPTS)
+
+    def _submit(self, exchange: Exchange, call: Call, message: bytes, deadline: float, attempts: int) -> None:
+        for left in range(attempts - 1, -1, -1):
             request, layout = self._reader.read(message, deadline, exchange.found)
-            exchange.expect(request, encode, layout)
+            again = partial(self._submit, exchange, call, message, deadline, left) if self._distant and left else None
+            exchange.expect(request, encode, layout, again)
             try:
                 ticket = self._queue.submit(request, exchange.reply)
             except (ModelNotReady, ShuttingDown):  # its queue closed a moment ago; look again
-                if attempt == _ATTEMPTS:
+                if not left:
                     raise
             else:
                 call.on_cancel(ticket.cancel)

@@ -56,13 +56,15 @@ class Wire:
     log: LogLevels
     reflection: bool = True
     jobs: Methods | None = None
+    distant: bool = False
+    """Whether the queue's scheduler is in another process."""
     shared_memory: SharedMemory | None = None
 
 
 def methods(wire: Wire) -> Methods:
     """Return the handler of every method this server has."""
     reader = Reader(wire.catalog, wire.gate.limits, wire.shared_memory)
-    infer = InferHandler(wire.gate, reader, wire.queue)
+    infer = InferHandler(wire.gate, reader, wire.queue, distant=wire.distant)
     served = [INFERENCE, PREDICTIONS, JOBS, HEALTH]
     table: dict[str, Fast | Unary | Streaming] = {}
     table.update(_inference(wire, infer))
@@ -123,7 +125,7 @@ def _predictions(wire: Wire) -> Iterator[tuple[str, Fast]]:
     pool = ThreadPoolExecutor(_DECODERS, thread_name_prefix="images")
     path = paths(PREDICTIONS)
     for name, question in QUESTIONS.items():
-        yield path[name], Fast(TypedHandler(wire.gate, wire.catalog, wire.queue, question, pool))
+        yield path[name], Fast(TypedHandler(wire.gate, wire.catalog, wire.queue, question, pool, distant=wire.distant))
 
 
 def _health(wire: Wire, served: list[ServiceDescriptor]) -> Iterator[tuple[str, Unary | Streaming]]:

@@ -8,6 +8,7 @@ Pictures are decoded on threads of their own: that takes milliseconds, and the t
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from google.protobuf.message import Message
@@ -52,8 +53,17 @@ class TypedHandler:
     """The Fast handler of one typed method."""
 
     def __init__(
-        self, gate: Gate, catalog: Catalog, queue: Queue, question: Question, pool: ThreadPoolExecutor
+        self,
+        gate: Gate,
+        catalog: Catalog,
+        queue: Queue,
+        question: Question,
+        pool: ThreadPoolExecutor,
+        *,
+        distant: bool = False,
     ) -> None:
+        """`distant`: see `InferHandler`."""
+        self._distant = distant
         self._gate = gate
         self._catalog = catalog
         self._queue = queue
@@ -84,15 +94,25 @@ class TypedHandler:
             field = question.request.DESCRIPTOR.fields[0].name
             raise InvalidRequest(f"{field}: expected 1 to {limits.max_rows} rows, got {len(rows)}")
         raws = question.tensors(rows, limits)
-        for attempt in range(1, _ATTEMPTS + 1):
-            spec = find_model(self._catalog, question.model, request.model_version).spec
+
+        def make(spec: ModelSpec) -> InferRequest:
+            return _infer_request(question, spec, raws, len(rows), deadline)
+
+        self._submit(exchange, call, request.model_version, make, _ATTEMPTS)
+
+    def _submit(
+        self, exchange: Exchange, call: Call, version: str, make: Callable[[ModelSpec], InferRequest], attempts: int
+    ) -> None:
+        for left in range(attempts - 1, -1, -1):
+            spec = find_model(self._catalog, self._question.model, version).spec
             exchange.found(spec)
-            asked = _infer_request(question, spec, raws, len(rows), deadline)
-            exchange.expect(asked, _encode, question)
+            asked = make(spec)
+            again = partial(self._submit, exchange, call, version, make, left) if self._distant and left else None
+            exchange.expect(asked, _encode, self._question, again)
             try:
                 ticket = self._queue.submit(asked, exchange.reply)
             except (ModelNotReady, ShuttingDown):
-                if attempt == _ATTEMPTS:
+                if not left:
                     raise
             else:
                 call.on_cancel(ticket.cancel)
