@@ -12,7 +12,7 @@ The state, all of it:
     _lanes      (rank, shapes, size class) -> Lane: a heap of waiting entries, earliest deadline first
     _order      heap over the first entry of each lane; stale ones are skipped
     _due        rank -> {deadline / SLOT: rows}: a coarse calendar, to know how many rows are more urgent
-    rows, entries_by_rank   what is waiting, cancelled ones not counted
+    rows, entries, entries_by_rank   what is waiting, cancelled ones not counted
 """
 
 import heapq
@@ -67,7 +67,7 @@ class Batcher(Generic[E]):
 
     def __init__(self, policy: BatchPolicy, costs: CostCurve, limit: int) -> None:
         self.limit = limit
-        self.rows = 0
+        self.rows = self.entries = 0
         self.entries_by_rank: defaultdict[int, int] = defaultdict(int)
         self._policy = policy
         self._costs = costs
@@ -75,11 +75,6 @@ class Batcher(Generic[E]):
         self._order: list[tuple[int, float, int, Lane[E], E]] = []
         self._due: defaultdict[int, defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
         self._numbers = itertools.count()
-
-    @property
-    def entries(self) -> int:
-        """The number of waiting entries."""
-        return sum(self.entries_by_rank.values())
 
     def add(self, entry: E) -> None:
         """Put an entry in the queue."""
@@ -99,6 +94,7 @@ class Batcher(Generic[E]):
         self._due[entry.rank][slot] += rows
         lane.rows += rows
         self.rows += rows
+        self.entries += 1
         self.entries_by_rank[entry.rank] += 1
 
     def discard(self, entry: E) -> bool:
@@ -108,6 +104,7 @@ class Batcher(Generic[E]):
         lane: Lane[E] = entry.lane
         entry.waiting = False
         self._uncount(lane, entry, entry.rows - entry.taken)
+        self.entries -= 1
         self.entries_by_rank[entry.rank] -= 1
         lane.cancelled += 1
         if lane.cancelled > max(COMPACT_AT, len(lane.heap) // 2):
@@ -267,6 +264,7 @@ class Batcher(Generic[E]):
         self._uncount(lane, entry, rows)
         if entry.taken == entry.rows:
             entry.waiting = False
+            self.entries -= 1
             self.entries_by_rank[entry.rank] -= 1
             heapq.heappop(lane.heap)
             self._list(lane)
@@ -276,6 +274,7 @@ class Batcher(Generic[E]):
         _, _, entry = heapq.heappop(lane.heap)
         entry.waiting = entry.listed = False
         self._uncount(lane, entry, entry.rows - entry.taken)
+        self.entries -= 1
         self.entries_by_rank[entry.rank] -= 1
         self._list(lane)
         if entry.delayed_deadline is None or entry.delayed_deadline <= now:

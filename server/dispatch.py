@@ -68,6 +68,11 @@ class Dispatcher:
         return self._costs.points()
 
     @property
+    def any_free(self) -> bool:
+        """Whether a slot could take a batch."""
+        return bool(self._free)
+
+    @property
     def idle(self) -> bool:
         """Whether everything accepted is settled and nothing runs."""
         return not self.open and not any(slot.run for slot in self._slots)

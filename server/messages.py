@@ -9,9 +9,11 @@ to build and these are built per request. Treat them as immutable all the same.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, overload
+
+from typing_extensions import override
 
 from server.errors import ServingError
 from server.spec import ModelSpec
@@ -65,6 +67,51 @@ class Tensor:
     data: Buffer
 
 
+Form = tuple[tuple[str, str, tuple[int, ...]], ...]
+"""Name, datatype and shape of each of several tensors."""
+
+
+class Packed(Sequence[Tensor]):
+    """Tensors as their bytes and the form that many requests share; a Tensor is made for whoever looks at one.
+
+    A batch is joined from the bytes alone, so for most requests nobody does, and ten objects a request are not made.
+    """
+
+    __slots__ = ("form", "raws")
+
+    def __init__(self, form: Form, raws: Sequence[Buffer]) -> None:
+        self.form = form
+        self.raws = raws
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Tensor, ...]: ...
+    @override
+    def __getitem__(self, index: int | slice) -> Tensor | tuple[Tensor, ...]:
+        if isinstance(index, slice):
+            return tuple(self)[index]
+        return Tensor(*self.form[index], self.raws[index])
+
+    @override
+    def __len__(self) -> int:
+        return len(self.raws)
+
+    @override
+    def __iter__(self) -> Iterator[Tensor]:
+        return (Tensor(*form, raw) for form, raw in zip(self.form, self.raws, strict=True))
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @override
+    def __repr__(self) -> str:
+        return repr(tuple(self))
+
+
 @dataclass(slots=True)
 class InferRequest:
     """One validated inference request; `inputs` are in the order of the model's spec.
@@ -78,7 +125,7 @@ class InferRequest:
     model_name: str
     model_version: str
     id: str
-    inputs: tuple[Tensor, ...]
+    inputs: Sequence[Tensor]
     rows: int
     size: int = 0
     outputs: tuple[str, ...] = ()

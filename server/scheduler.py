@@ -88,7 +88,6 @@ class Scheduler:
         """
         now = self._clock()
         pending = Pending(request, reply, self, now)
-        effects = Effects()
         with self._lock:
             if self._draining:
                 raise ShuttingDown("the model is shutting down")
@@ -97,6 +96,9 @@ class Scheduler:
                 self._ordered.accept(pending)
             if pending.deadline < self._armed:
                 self._arm(pending.deadline)
+            if not self._dispatcher.any_free:  # nearly always, under load
+                return pending
+            effects = Effects()
             self._claim(now, effects)
         self._carry_out(effects)
         return pending

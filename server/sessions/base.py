@@ -42,7 +42,7 @@ class Part:
     The shape of each tensor includes the batch dimension, which is `rows` for a model that batches.
     """
 
-    inputs: tuple[Tensor, ...]
+    inputs: Sequence[Tensor]
     rows: int
 
 

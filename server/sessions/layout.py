@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from server.codec import bytes_offsets
-from server.messages import ITEM_BYTES, Buffer, Tensor
+from server.messages import ITEM_BYTES, Buffer, Packed, Tensor
 from server.sessions.base import Part, RunFailed
 from server.spec import ModelSpec, TensorSpec
 
@@ -20,7 +20,7 @@ class Column:
 
     index: int
     shape: tuple[int, ...]
-    chunks: list[Buffer]
+    chunks: Sequence[Buffer]
     nbytes: int
 
 
@@ -51,23 +51,21 @@ class BatchLayout:
         if not self.batches and len(parts) != 1:
             raise RunFailed(f"a model without a batch dimension runs 1 request at a time, {len(parts)} came")
         rows = sum([part.rows for part in parts])
-        try:
-            columns = list(zip(*[part.inputs for part in parts], strict=True))
-        except ValueError as error:
-            raise RunFailed("requests with different inputs in one batch") from error
-        return [self._column(rows, tensors) for tensors in columns]
+        names, columns = _columns(parts)
+        return [
+            self._column(rows, parts, place, name, chunks)
+            for place, (name, chunks) in enumerate(zip(names, columns, strict=True))
+        ]
 
-    def _column(self, rows: int, tensors: Sequence[Tensor]) -> Column:
-        first = tensors[0]
-        index = self._index.get(first.name, -1)
+    def _column(self, rows: int, parts: Sequence[Part], place: int, name: str, chunks: Sequence[Buffer]) -> Column:
+        index = self._index.get(name, -1)
         if index < 0:
-            raise RunFailed(f"expected the inputs {list(self._index)}, {first.name!r:.64} came")
-        chunks = [tensor.data for tensor in tensors]
+            raise RunFailed(f"expected the inputs {list(self._index)}, {name!r:.64} came")
         nbytes = sum(map(len, chunks))
         plain = self._plain[index]
         if plain is not None and nbytes == rows * plain[1]:
             return Column(index, (rows, *plain[0]), chunks, nbytes)
-        return self._odd_column(Column(index, (), chunks, nbytes), rows, tensors)
+        return self._odd_column(Column(index, (), chunks, nbytes), rows, [part.inputs[place] for part in parts])
 
     def _odd_column(self, column: Column, rows: int, tensors: Sequence[Tensor]) -> Column:
         """Work out the shape of a column whose rows are not all of one size by promise."""
@@ -119,6 +117,19 @@ class BatchLayout:
             tensors.append(Tensor(spec.name, spec.datatype, (part.rows, *tail), data[at:end]))
             at = end
         return tensors
+
+
+def _columns(parts: Sequence[Part]) -> tuple[Sequence[str], Sequence[Sequence[Buffer]]]:
+    """Return the names of the inputs and the bytes that each part brings of each. Raises RunFailed."""
+    try:
+        columns = list(zip(*[_raws(part.inputs) for part in parts], strict=True))
+    except ValueError as error:
+        raise RunFailed("requests with different inputs in one batch") from error
+    return [tensor.name for tensor in parts[0].inputs], columns
+
+
+def _raws(inputs: Sequence[Tensor]) -> Sequence[Buffer]:
+    return inputs.raws if type(inputs) is Packed else [tensor.data for tensor in inputs]
 
 
 def _cut_bytes(spec: TensorSpec, tail: tuple[int, ...], data: bytes, parts: Sequence[Part]) -> list[Tensor]:

@@ -26,7 +26,8 @@ from server.transports.base import (
 from server.transports.binding import NewCall
 from server.transports.failure import METHOD_NOT_FOUND, NO_MESSAGE, is_cancelled, to_status
 from server.transports.lean_call import PATIENCE, LeanCall, OnMessage, Watch
-from server.transports.lean_server import LeanServer, OpenCall
+from server.transports.lean_outbox import Outbox
+from server.transports.lean_server import LeanServer
 from server.transports.lean_stream import LeanStream
 from server.transports.options import address, bind_error, channel_arguments, server_credentials
 
@@ -56,7 +57,7 @@ class LeanTransport(Transport):
         self._lane = _SlowLane(asyncio.get_running_loop())
         self._server = server
         watch = Watch(self._patience)
-        server.start(_Router(self._methods, self._lane, watch, server.calls).accept, watch.ask, self._gather)
+        server.start(_Router(self._methods, self._lane, watch, server.outbox).accept, watch.ask, self._gather)
         return bound
 
     @override
@@ -123,32 +124,32 @@ class _SlowLane:
 class _Router:
     """Hands new calls to their methods' handlers; belongs to the polling thread."""
 
-    def __init__(self, methods: Methods, lane: _SlowLane, watch: Watch, calls: set[OpenCall]) -> None:
+    def __init__(self, methods: Methods, lane: _SlowLane, watch: Watch, outbox: Outbox) -> None:
         self._lane = lane
         self._watch = watch
-        self._calls = calls
+        self._outbox = outbox
         self._openers = {path.encode(): self._opener(path, method) for path, method in methods.items()}
 
     def accept(self, event: NewCall) -> None:
         """Open a call with the handler that its path names."""
         opener = self._openers.get(event.call_details.method)
         if opener is None:
-            LeanCall(event, "", _ignore, self._calls).fail(StatusCode.UNIMPLEMENTED, METHOD_NOT_FOUND)
+            LeanCall(event, "", _ignore, self._outbox).fail(StatusCode.UNIMPLEMENTED, METHOD_NOT_FOUND)
         else:
             opener(event)
 
     def _opener(self, path: str, method: Fast | Unary | Streaming) -> Callable[[NewCall], None]:
-        calls = self._calls
+        outbox = self._outbox
         if isinstance(method, Streaming):
             return self._streaming(path, method.handler)
         on_message = self._fast(method.handler) if isinstance(method, Fast) else self._unary(method.handler)
-        return lambda event: LeanCall(event, path, on_message, calls).receive()
+        return lambda event: LeanCall(event, path, on_message, outbox).receive()
 
     def _streaming(self, path: str, handler: StreamHandler) -> Callable[[NewCall], None]:
         lane = self._lane
 
         def open_stream(event: NewCall) -> None:
-            stream = LeanStream(event, path, lane.soon, self._calls)
+            stream = LeanStream(event, path, lane.soon, self._outbox.calls)
             lane.soon(lane.stream, stream, handler)
             stream.watch()
 

@@ -5,17 +5,14 @@ event of its own. Most calls are answered within milliseconds, so the question j
 still open after `PATIENCE` seconds is asked for by `Watch`. docs/adr/0003-lean-transport.md has what this buys.
 """
 
-import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 
-from server import log
 from server.transports.base import Metadata, StatusCode
 from server.transports.binding import (
     ENDED,
-    CoreCall,
     Done,
     NewCall,
     ReceiveClose,
@@ -24,8 +21,7 @@ from server.transports.binding import (
     SendMessage,
     SendStatus,
 )
-from server.transports.failure import INTERNAL
-from server.transports.lean_server import OpenCall
+from server.transports.lean_outbox import Outbox
 from server.transports.once import Once
 from server.transports.options import finite
 
@@ -38,16 +34,16 @@ OnMessage = Callable[["LeanCall", bytes | None], None]
 class LeanCall(Once):
     """One unary RPC (base.Call); the tag of each of its batches is one of its methods."""
 
-    __slots__ = ("_call", "_calls", "_deadline", "_on_message", "_unwatched", "metadata", "method", "peer")
+    __slots__ = ("_call", "_deadline", "_on_message", "_outbox", "_unwatched", "metadata", "method", "peer")
 
-    def __init__(self, event: NewCall, method: str, on_message: OnMessage, calls: set[OpenCall]) -> None:
+    def __init__(self, event: NewCall, method: str, on_message: OnMessage, outbox: Outbox) -> None:
         """Take over a new call.
 
         Args:
             event: as it came from the core.
             method: the call's path.
             on_message: called on the polling thread with the message, None where the call ended without one.
-            calls: has this call in it for as long as it may start batches.
+            outbox: sends its answer, and knows it for as long as it may start batches.
         """
         super().__init__()
         self.method = method
@@ -57,8 +53,8 @@ class LeanCall(Once):
         self._deadline = deadline_of(event)
         self._on_message = on_message
         self._unwatched = threading.Lock()
-        self._calls = calls
-        calls.add(self)
+        self._outbox = outbox
+        outbox.calls.add(self)
 
     def time_remaining(self) -> float | None:
         """Seconds until the caller's deadline, None when it set none."""
@@ -92,7 +88,7 @@ class LeanCall(Once):
     def _end(self, operations: tuple[object, ...]) -> None:
         if self._unwatched.acquire(blocking=False):
             operations += (ReceiveClose(0),)
-        finish(self._call, operations, self._finished)
+        self._outbox.send(self._call, operations, self._finished)
 
     def _received(self, event: Done) -> None:
         self._on_message(self, event.batch_operations[0].message())
@@ -108,7 +104,7 @@ class LeanCall(Once):
 
     def _over(self) -> None:
         self._call = ENDED
-        self._calls.discard(self)
+        self._outbox.calls.discard(self)
 
 
 class Watch:
@@ -135,25 +131,6 @@ class Watch:
                 call.watch()
             calls.popleft()
         return None
-
-
-def start(call: CoreCall, operations: tuple[object, ...], tag: Callable[[Done], None]) -> bool:
-    """Start a batch; False when the core does not take it, for trailers that cannot be sent, say."""
-    problem: object
-    try:
-        problem = call.start_server_batch(operations, tag)
-    except (TypeError, ValueError) as error:
-        problem = error
-    if problem:
-        log.event("batch_refused", logging.ERROR, problem=problem)
-    return not problem
-
-
-def finish(call: CoreCall, operations: tuple[object, ...], tag: Callable[[Done], None]) -> None:
-    """Start a call's last batch; one that cannot be sent is replaced by INTERNAL, so that the call ends in any case."""
-    if not start(call, operations, tag):
-        last = SendStatus(None, INTERNAL.code, INTERNAL.details.encode(), 0)
-        start(call, (SendInitialMetadata(None, 0), last), tag)
 
 
 def deadline_of(event: NewCall) -> float | None:

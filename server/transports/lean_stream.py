@@ -18,8 +18,8 @@ from server.transports.binding import (
     SendStatus,
 )
 from server.transports.failure import cancel_current, is_cancelled, to_status
-from server.transports.lean_call import deadline_of, finish, start
-from server.transports.lean_server import OpenCall
+from server.transports.lean_call import deadline_of
+from server.transports.lean_outbox import OpenCall, finish, start
 
 _T = TypeVar("_T")
 Soon = Callable[..., None]

@@ -13,11 +13,11 @@ class Once:
     There is no lock to hold: the first to take `_turn` wins, and `list.pop` hands each callback to one thread only.
     """
 
-    __slots__ = ("_callbacks", "_gone", "_turn")
+    __slots__ = ("_answered", "_callbacks", "_gone", "_turn")
 
     def __init__(self) -> None:
         self._turn = threading.Lock()
-        self._gone = False
+        self._answered = self._gone = False
         self._callbacks: list[Callable[[], None]] = []
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
@@ -25,14 +25,21 @@ class Once:
         self._callbacks.append(callback)
         if self._gone:
             self._tell()
+        elif self._answered:
+            self._callbacks.clear()
 
     def take(self) -> bool:
         """Win the right to end the call; True for one thread only."""
-        return self._turn.acquire(blocking=False)
+        if self._turn.acquire(blocking=False):
+            self._answered = True
+            # They hold the request, which holds this call: a cycle for the garbage collector, in every single call.
+            self._callbacks.clear()
+            return True
+        return False
 
     def leave(self) -> None:
         """The caller has gone: from now on nobody may answer. Does nothing after the answer."""
-        if self.take():
+        if self._turn.acquire(blocking=False):
             self._gone = True
             self._tell()
 

@@ -14,7 +14,7 @@ from operator import itemgetter
 
 from server.codec import check_text, is_plain
 from server.errors import InvalidRequest
-from server.messages import ITEM_BYTES, InferRequest, Tensor, element_count
+from server.messages import ITEM_BYTES, InferRequest, Packed, element_count
 from server.spec import ModelSpec
 from server.wire.prescan import varint
 from server.wire.shared_memory import Place
@@ -85,9 +85,7 @@ class Layout:
         """The encoded name and version of the model, likewise."""
         self._arrange = _arranger(places)
         ordered = [slots[place] for place in places]
-        self._names = [slot.name for slot in ordered]
-        self._datatypes = [slot.datatype for slot in ordered]
-        self._shapes = [slot.shape for slot in ordered]
+        self._form = tuple([(slot.name, slot.datatype, slot.shape) for slot in ordered])
         self._texts = [(index, slot, slot.elements == 1) for index, slot in enumerate(slots) if slot.nbytes < 0]
         self._bools = [(index, slot) for index, slot in enumerate(slots) if slot.datatype == "BOOL"]
         self._steps = _steps(slots)
@@ -109,8 +107,7 @@ class Layout:
         arranged = raws if self._arrange is None else self._arrange(raws)
         asked, spec = self.asked, self.spec
         return InferRequest(
-            spec.name, spec.version, request_id,
-            tuple(map(Tensor, self._names, self._datatypes, self._shapes, arranged)),
+            spec.name, spec.version, request_id, Packed(self._form, arranged),
             self.rows, size // self.rows, asked.outputs, asked.priority, deadline, asked.timeout, "", spec,
         )  # fmt: skip
 

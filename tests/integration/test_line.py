@@ -212,3 +212,19 @@ def test_sigterm_while_models_load_ends_the_process_at_once():
 
     assert process.returncode == 0
     assert "listening" not in out
+
+
+def test_requests_leave_nothing_for_the_garbage_collector(server, stub):
+    def collected():
+        samples = server.scrape()
+        return sum(value for name, value in samples.items() if name.startswith("python_gc_objects_collected_total"))
+
+    def ask(calls):
+        futures = [stub.future("ModelInfer", wire.churn([wire.CUSTOMER], id=f"{i}")) for i in range(calls)]
+        assert all(wire.outputs(future.result())["probability"].size == 1 for future in futures)
+
+    ask(100)
+    before = collected()
+    ask(4000)  # a cycle in each would be 19 objects in each, and the collector comes after 50,000
+
+    assert collected() - before < 4000

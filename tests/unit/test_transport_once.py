@@ -1,4 +1,5 @@
 import threading
+import weakref
 
 import pytest
 
@@ -73,3 +74,21 @@ def test_callbacks_given_while_the_caller_leaves_are_each_told_once():
         thread.join()
 
         assert sorted(told) == list(range(20))
+
+
+class Waiter:
+    """Something that a callback keeps alive."""
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before the answer", "after it"])
+def test_an_answered_call_holds_on_to_nobody(once, late):
+    waiter = Waiter()
+    gone = weakref.ref(waiter)
+    if late:
+        once.take()
+    once.on_cancel(lambda kept=waiter: kept)
+    if not late:
+        once.take()
+    del waiter
+
+    assert gone() is None
