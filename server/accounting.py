@@ -1,15 +1,24 @@
 """Every finished RPC is counted, and written down as one canonical log line while there is room for lines.
 
+So is every piece of a worker's work, where requests and jobs come through Redis: its line has the id that its frontend
+or its client knows it by, and the trace it belongs to.
+
 Under load lines are sampled and the next one says how many were held back (`skipped`); what is our own fault is never
 held back by lines about successes. This module must never know a transport or a payload.
 """
 
 import logging
+import time
 
 from server import log
 from server.counts import RequestCounts
+from server.errors import InferenceFailed, ServingError
+from server.messages import Timing
+from server.spans import Tracing
+from server.traceparent import trace_field
 from server.transports.base import StatusCode
-from server.wire.observer import Outcome
+from server.wire.observer import Observer, Outcome
+from server.worker import Work
 
 _OURS = {StatusCode.INTERNAL, StatusCode.UNKNOWN, StatusCode.DATA_LOSS}
 
@@ -54,11 +63,67 @@ class Accountant:
         if trace := outcome.trace():
             fields["trace_id"] = trace.trace_id
         if outcome.timing is not None:
-            fields |= {
-                "queue_ms": round(outcome.timing.queue * 1000, 3),
-                "infer_ms": round(outcome.timing.compute_infer * 1000, 3),
-                "batch_rows": outcome.timing.batch_rows,
-            }
+            fields |= _timing(outcome.timing)
         if skipped:
             fields["skipped"] = skipped
         log.event("request", level, cause=None, **fields)
+
+
+class Traced:
+    """Implements wire.observer.Observer: another one, and then the spans."""
+
+    def __init__(self, inner: Observer, tracing: Tracing) -> None:
+        self._inner = inner
+        self._tracing = tracing
+
+    def finished(self, outcome: Outcome) -> None:
+        """Count, write, trace."""
+        self._inner.finished(outcome)
+        self._tracing.rpc(outcome)
+
+
+class WorkLog:
+    """Writes a line per claim that was settled: `job_run` for a durable job, `request_run` for an online request."""
+
+    def __init__(self, lines_per_second: int, tracing: Tracing | None) -> None:
+        self._usual = log.Sampler(lines_per_second)
+        self._failures = log.Sampler(lines_per_second)
+        self._tracing = tracing
+
+    def worked(self, work: Work) -> None:
+        """Write one piece of work down, if its second has room for one more line, and trace it."""
+        failed = isinstance(work.outcome, InferenceFailed)
+        skipped = (self._failures if failed else self._usual).admit()
+        if skipped is not None:
+            self._write(work, skipped, logging.WARNING if failed else logging.INFO)
+        if self._tracing is not None:
+            self._tracing.worked(work)
+
+    def _write(self, work: Work, skipped: int, level: int) -> None:
+        claim, outcome = work.claim, work.outcome
+        fields: dict[str, object] = {
+            "key": claim.key,
+            "id": claim.request.id,
+            "model": claim.request.model_name,
+            "rows": claim.request.rows,
+            "attempt": claim.attempt,
+            "ms": round((time.monotonic() - work.claimed) * 1000, 3),
+            **trace_field(claim.request.traceparent),
+        }
+        if isinstance(outcome, InferenceFailed):
+            fields["error"] = str(outcome)  # the cause, which its caller is not told
+        if isinstance(outcome, ServingError):
+            fields["outcome"] = type(outcome).__name__
+        else:
+            fields |= {"outcome": "done", "version": outcome.model_version, **_timing(outcome.timing)}
+        if skipped:
+            fields["skipped"] = skipped
+        log.event("request_run" if claim.reply_to else "job_run", level, cause=None, **fields)
+
+
+def _timing(timing: Timing) -> dict[str, object]:
+    return {
+        "queue_ms": round(timing.queue * 1000, 3),
+        "infer_ms": round(timing.compute_infer * 1000, 3),
+        "batch_rows": timing.batch_rows,
+    }

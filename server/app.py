@@ -29,8 +29,9 @@ import sys
 import threading
 from http import HTTPStatus
 
-from server import __version__, collector, log
-from server.assembly import redis_options
+from server import __version__, log
+from server.accounting import WorkLog
+from server.assembly import redis_options, tracing
 from server.catalog import Catalog
 from server.errors import ServingError
 from server.fleet.catalog import RemoteCatalog
@@ -49,6 +50,10 @@ DRAIN_MARGIN = 10.0
 """Seconds beyond the drain's own in which sessions close, before the watchdog ends the process."""
 
 
+FLUSH_SECONDS = 5.0
+"""Of that margin, what a collector may take to hear the last spans."""
+
+
 class StartupError(Exception):
     """The server cannot start; the text is the one line that goes to stderr before exit code 2."""
 
@@ -65,6 +70,7 @@ class App:
         self._ends: RedisEnds | None = None
         self._front: Front | None = None
         self._catalog: Catalog | None = None
+        self._tracing = tracing(settings)
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT; 0 after a clean stop.
@@ -103,7 +109,6 @@ class App:
         if settings.role != "worker":
             ports = dict(zip(("grpc", "http"), await self._start_front(), strict=True)) | ports
         self._metrics.read_from(self._sources())
-        collector.settle()
         self._lifecycle.set(ready=True)
         print("listening", *(f"{name}={settings.host}:{port}" for name, port in ports.items()), flush=True)  # noqa: T201
         log.event("ready", role=settings.role, transport=self._metrics.transport)
@@ -115,7 +120,8 @@ class App:
             raise StartupError(f"no model could be loaded: {models.unready()}")
         self._catalog = models.repository
         if self._ends is not None:
-            await self._ends.open_workers(models.targets)
+            written = WorkLog(self._settings.log_requests_per_second, self._tracing)
+            await self._ends.open_workers(models.targets, written.worked)
 
     async def _start_front(self) -> tuple[int, int]:
         ends, models = self._ends, self._models
@@ -130,7 +136,9 @@ class App:
             queue = models.queue
         assert self._catalog is not None, "either end brings one"  # noqa: S101 - ditto
         jobs = ends.jobs if ends is not None else None
-        front = self._front = Front(self._settings, self._lifecycle, self._metrics, self._catalog, queue, jobs)
+        front = self._front = Front(
+            self._settings, self._lifecycle, self._metrics, self._catalog, queue, jobs, tracing=self._tracing
+        )
         self._metrics.transport = front.transport_name
         return await front.open()
 
@@ -153,6 +161,8 @@ class App:
         for part in (self._front, self._models, self._ends):
             if part is not None:
                 await part.close()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close, min(self._settings.drain_seconds, FLUSH_SECONDS))
         self._probes.close()
 
     def _watch(self, seconds: float) -> None:

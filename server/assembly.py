@@ -1,8 +1,11 @@
 """Settings translated into what each part wants to be given; no part reads the settings itself."""
 
+import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from server import __version__
 from server.admission import Limits as QueueLimits
 from server.alarm import Alarm
 from server.cache import CachedScheduler
@@ -13,6 +16,7 @@ from server.queues.redis_queue import OnlineBounds
 from server.scheduler import Scheduler
 from server.sessions.base import LoadedModel, SessionOptions
 from server.settings import InvalidSettings, Settings
+from server.spans import Tracing
 from server.transports.base import TlsFiles, TransportOptions
 from server.wire.auth import Authenticator, InvalidKeys, parse_keys
 from server.wire.limits import Limits as WireLimits
@@ -101,6 +105,32 @@ def redis_options(settings: Settings) -> RedisOptions:
         ),
         lease=settings.max_deadline_seconds + LEASE_MARGIN,
     )
+
+
+def tracing(settings: Settings) -> Tracing | None:
+    """Return where traces go, None for nowhere.
+
+    Raises:
+        InvalidSettings: OpenTelemetry is not installed, or an OTEL_* variable cannot be.
+    """
+    if not settings.otlp_endpoint:
+        return None
+    about = {"service.name": "sluice", "service.version": __version__, "service.instance.id": instance_name()}
+    try:
+        from server.tracing import open_tracing  # noqa: PLC0415 - the extra that most servers do without
+
+        return open_tracing(settings.otlp_endpoint, {**about, "sluice.role": settings.role})
+    except ImportError as error:
+        raise InvalidSettings(
+            "--otlp-endpoint: expected OpenTelemetry, which comes with the extra sluice[otel]; it is not installed"
+        ) from error
+    except ValueError as error:
+        raise InvalidSettings(f"--otlp-endpoint: an OTEL_* variable cannot be used: {error}") from error
+
+
+def instance_name() -> str:
+    """Return what tells this process from every other one."""
+    return f"{socket.gethostname()}-{os.getpid()}"
 
 
 def credentials(settings: Settings) -> Authenticator:

@@ -5,8 +5,8 @@ A worker has none of this.
 
 import asyncio
 
-from server import __version__, log
-from server.accounting import Accountant
+from server import __version__, log, traceparent
+from server.accounting import Accountant, Traced
 from server.assembly import credentials, transport_options, wire_limits
 from server.catalog import Catalog
 from server.jobs import JobStore
@@ -14,6 +14,7 @@ from server.metrics import Metrics
 from server.queues.base import Queue
 from server.rest.server import RestServer
 from server.settings import Settings
+from server.spans import Tracing
 from server.transports.choose import choose
 from server.wire.admission import Admission
 from server.wire.gate import Gate
@@ -28,7 +29,7 @@ from server.wire.shared_memory import SharedMemory
 class Front:
     """Both ports. Raises InvalidSettings (a file), TransportUnavailable."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that a front stands on
         self,
         settings: Settings,
         lifecycle: Lifecycle,
@@ -36,12 +37,18 @@ class Front:
         catalog: Catalog,
         queue: Queue,
         jobs: JobStore | None,
+        *,
+        tracing: Tracing | None = None,
     ) -> None:
         self._settings = settings
         limits = wire_limits(settings)
         self.admission = Admission(limits)
         accountant = Accountant(metrics.requests, settings.log_requests_per_second)
-        gate = Gate(limits, credentials(settings), self.admission, accountant)
+        observer = accountant if tracing is None else Traced(accountant, tracing)
+        # without traces of our own, workers elsewhere still write the caller's trace id into their logs
+        passed_on = traceparent.given if settings.queue != "memory" else None
+        begin_trace = tracing.begin if tracing is not None else passed_on
+        gate = Gate(limits, credentials(settings), self.admission, observer, begin_trace)
         prefix = settings.shared_memory_prefix
         table = methods(
             Wire(

@@ -51,6 +51,11 @@ def epoch_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def epoch_ns() -> int:
+    """Return the wall clock in nanoseconds since 1970, for spans."""
+    return time.time_ns()
+
+
 class Sampler:
     """Lets `per_second` lines through each second and tells how many it held back before the next one."""
 

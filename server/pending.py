@@ -101,6 +101,7 @@ class Responder:
         if request.outputs:
             outputs = tuple(outputs[self._places[name]] for name in request.outputs)
         timing = Timing(
-            pending.started - pending.arrival, run.compute_input, run.compute_infer, run.compute_output, rows
-        )
+            pending.started - pending.arrival, run.compute_input, run.compute_infer, run.compute_output, rows,
+            pending.started,
+        )  # fmt: skip
         return InferResponse(self._name, self._version, request.id, outputs, timing)

@@ -28,6 +28,7 @@ from server.running import Run, Slot
 from server.sessions.base import BatchError, BatchOutputs, CostPoint, Instance
 from server.spec import ModelSpec
 from server.statistics import ModelStatistics, QueueStatistics
+from server.traceparent import trace_id
 
 SHORTEST_RUN = 1.0
 """Seconds a run may take at least, however near its deadlines are: stopping one can cost its session child, so callers
@@ -290,5 +291,6 @@ class Scheduler:
             kind=type(error).__name__,
             error=str(error),
             requests=[piece[0].request.id for piece in run.pieces[:LOGGED_IDS]],
+            trace_ids=list(filter(None, (trace_id(p[0].request.traceparent) for p in run.pieces[:LOGGED_IDS]))),
             unlogged=held,
         )

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
+from urllib.parse import urlsplit
 
 Role = Literal["all", "frontend", "worker"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -82,6 +83,9 @@ class Settings:
     log_format: LogFormat = _setting("auto", "auto: text on a terminal, else JSON lines")
     log_level: LogLevel = _setting("info", "least severe event that is logged")
     log_requests_per_second: int = _setting(100, "canonical request lines per second before sampling", low=0, high=1e6)
+    otlp_endpoint: str = _setting(
+        "", "trace to this OpenTelemetry collector, http://HOST:4318; needs the extra otel, OTEL_* say how"
+    )
 
     def __post_init__(self) -> None:
         for spec in fields(self):
@@ -92,6 +96,8 @@ class Settings:
             raise InvalidSettings("--tls-client-ca: expected --tls-cert and --tls-key with it, got neither")
         if self.role != "all" and self.queue == "memory":
             raise InvalidSettings(f"--role {self.role}: expected --queue redis://HOST:PORT/DB, got --queue memory")
+        if self.otlp_endpoint:
+            _check_endpoint(self.otlp_endpoint)
         if self.load_model and self.model_control != "explicit":
             raise InvalidSettings(f"--load-model: expected --model-control explicit, got {self.model_control}")
 
@@ -164,6 +170,18 @@ def _convert(spec: "Field[Any]", name: str, text: str) -> object:
     if kind == tuple[str, ...]:
         return tuple(part.strip() for part in text.split(",") if part.strip())
     return text if kind is str else Path(text)
+
+
+def _check_endpoint(text: str) -> None:
+    if "@" in text:
+        raise InvalidSettings("--otlp-endpoint: expected no credentials in it, set OTEL_EXPORTER_OTLP_HEADERS instead")
+    try:
+        url = urlsplit(text)
+        usable = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        _refuse("--otlp-endpoint", "http://HOST:PORT or https://HOST:PORT", text)
 
 
 def _check_range(spec: "Field[Any]", value: object) -> None:

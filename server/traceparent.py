@@ -46,6 +46,18 @@ def given(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     return text if parse(text) is not None else ""
 
 
+def trace_id(traceparent: str) -> str:
+    """Return the trace that a `traceparent` names, "" for none."""
+    found = parse(traceparent)
+    return "" if found is None else found.trace_id
+
+
+def trace_field(traceparent: str) -> dict[str, str]:
+    """Return the field that a log line has where there is a trace."""
+    found = trace_id(traceparent)
+    return {"trace_id": found} if found else {}
+
+
 def header(metadata: Iterable[tuple[str, str | bytes]], name: str) -> str:
     """Return the first value of a header whose key is `name` (in lower case), "" if there is none."""
     for key, value in metadata:

@@ -18,6 +18,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from server import log
 from server.errors import Cancelled, QueueFull, QueueUnavailable, ServingError, Unavailable
@@ -26,6 +27,7 @@ from server.queues.claims import PAUSE, Claim, Claims, persist
 from server.queues.envelope import Outcome
 from server.queues.gate import Gate
 from server.queues.inbox import Inbox
+from server.traceparent import trace_field
 
 Submit = Callable[[InferRequest, Reply], Ticket]
 
@@ -33,13 +35,27 @@ PACE = 0.001
 """Seconds between claims while something is running: the instance is busy, and fewer, larger claims cost less."""
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A claim whose outcome the broker has. `claimed` is an instant of time.monotonic()."""
+
+    claim: Claim
+    outcome: Outcome
+    claimed: float
+
+
+Observe = Callable[[Work], None]
+"""Hears of every piece of work once, after it was settled; must not block or raise."""
+
+
 class _Held:
     """A claim under way. `returning`: whatever comes back, hand the request to somebody else."""
 
-    __slots__ = ("claim", "returning", "source", "ticket")
+    __slots__ = ("claim", "claimed", "returning", "source", "ticket")
 
     def __init__(self, claim: Claim, source: Claims) -> None:
         self.claim = claim
+        self.claimed = time.monotonic()
         self.source = source
         self.ticket: Ticket | None = None
         self.returning = False
@@ -52,7 +68,7 @@ class _Held:
 class Worker:
     """One model version's. `capacity` counts requests; `beat` is called every `heartbeat` seconds."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a loop stands on
         self,
         sources: Sequence[Claims],
         submit: Submit,
@@ -61,6 +77,7 @@ class Worker:
         heartbeat: float,
         capacity: int,
         gate: Gate,
+        observe: Observe | None = None,
     ) -> None:
         self.claimed = 0
         self.settled = 0
@@ -70,6 +87,7 @@ class Worker:
         self._heartbeat = heartbeat
         self._capacity = capacity
         self._gate = gate
+        self._observe = observe
         self._held: dict[str, _Held] = {}
         self._answers: Inbox[tuple[_Held, Outcome]] = Inbox()
         self._answered = asyncio.Event()
@@ -208,14 +226,15 @@ class Worker:
 
     async def _settle(self, source: Claims, answers: Sequence[tuple[_Held, Outcome]]) -> None:
         back: list[Claim] = []
-        over: list[tuple[Claim, Outcome]] = []
+        over: list[Work] = []
         for held, outcome in answers:
             if held.returning or self._is_refusal(outcome):
                 back.append(held.claim)
             else:
-                over.append((held.claim, outcome))
+                over.append(Work(held.claim, outcome, held.claimed))
         if over:
-            await persist(lambda: source.settle(over))
+            await persist(lambda: source.settle([(work.claim, work.outcome) for work in over]))
+            self._tell(over)
         if back:
             await persist(lambda: source.release(back))
         self.settled += len(over)
@@ -224,6 +243,11 @@ class Worker:
                 del self._held[held.claim.key]
             self._gate.leave()
         self._answered.set()
+
+    def _tell(self, over: Sequence[Work]) -> None:
+        if self._observe is not None:
+            for work in over:
+                self._observe(work)
 
     def _is_refusal(self, outcome: Outcome) -> bool:
         """Whether the scheduler has not run it and another one, or this one later, may."""
@@ -272,7 +296,15 @@ class Worker:
             claim = None if self._draining.is_set() else await source.recover()
             if claim is None:
                 return False
-            log.event("worker_recovered", logging.WARNING, model=claim.request.model_name, attempt=claim.attempt)
+            log.event(
+                "worker_recovered",
+                logging.WARNING,
+                model=claim.request.model_name,
+                key=claim.key,
+                attempt=claim.attempt,
+                cause=None,
+                **trace_field(claim.request.traceparent),
+            )
             self._start(claim, source)
             while claim.key in self._held:
                 self._answered.clear()

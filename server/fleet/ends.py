@@ -25,6 +25,7 @@ from server.queues.redis_jobs import RedisJobs
 from server.queues.redis_link import RedisLink
 from server.queues.redis_queue import OnlineBounds, RedisQueue
 from server.queues.redis_registry import RedisRegistry
+from server.worker import Observe
 
 
 class BrokerUnusable(Exception):
@@ -68,12 +69,13 @@ class RedisEnds:
         if not fitness.durable:
             log.event("redis_volatile", logging.WARNING, why="; ".join(fitness.volatile))
 
-    async def open_workers(self, targets: Callable[[], Iterable[Target]]) -> None:
+    async def open_workers(self, targets: Callable[[], Iterable[Target]], observe: Observe | None = None) -> None:
         """Start claiming for what this process serves. Raises BrokerUnusable."""
         options = self._options
         self.fleet = WorkerFleet(
-            self._link, self._bells, self._registry, targets, options.jobs, consumer=self.name, lease=options.lease
-        )
+            self._link, self._bells, self._registry, targets, options.jobs,
+            consumer=self.name, lease=options.lease, observe=observe,
+        )  # fmt: skip
         await self._guarded(self.fleet.open())
 
     async def open_frontend(self) -> None:

@@ -31,6 +31,8 @@ class Claim:
     """The frontend that waits for it, "" for a job."""
     size: int = 0
     """Bytes of its envelope."""
+    queued_ms: int = 0
+    """When it was queued, in milliseconds since 1970 by the broker's clock; 0 where that is not known."""
     cancelled: bool = False
     """Somebody asked to cancel it before it was claimed."""
 

@@ -182,7 +182,8 @@ class RedisClaims(ABC):
         claims, damaged, now = [], [], time.monotonic()
         for lane, entry, key, left, attempt, payload, extra in rows:
             unread = InferRequest(self._model, "", "", (), 0)
-            claim = Claim(key.decode(), unread, attempt, lane, entry.decode())
+            queued_ms = int(entry.partition(b"-")[0])  # an entry's name is when it was added, and a number
+            claim = Claim(key.decode(), unread, attempt, lane, entry.decode(), queued_ms=queued_ms)
             try:
                 claim.request = decode_request(payload, NO_DEADLINE if left < 0 else now + left / 1000)
                 claims.append(claim)

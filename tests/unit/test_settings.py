@@ -45,6 +45,9 @@ def test_every_setting_is_a_flag_a_variable_and_a_row_of_the_table():
         ({"tls_client_ca": "ca.pem"}, "--tls-client-ca: expected --tls-cert and --tls-key with it"),
         ({"role": "worker"}, "--role worker: expected --queue redis://HOST:PORT/DB, got --queue memory"),
         ({"load_model": "mnist"}, "--load-model: expected --model-control explicit, got none"),
+        ({"otlp_endpoint": "collector:4317"}, "--otlp-endpoint: expected http://HOST:PORT or https://HOST:PORT, got"),
+        ({"otlp_endpoint": "http://[::1"}, "--otlp-endpoint: expected http://HOST:PORT or https://HOST:PORT, got"),
+        ({"otlp_endpoint": "http://me:secret@host"}, "--otlp-endpoint: expected no credentials in it, set OTEL_EXP"),
     ],
 )
 def test_a_bad_value_is_refused_in_one_clear_line(flags, expected):
@@ -53,6 +56,7 @@ def test_a_bad_value_is_refused_in_one_clear_line(flags, expected):
 
     assert str(refusal.value).startswith(expected)
     assert "\n" not in str(refusal.value)
+    assert "secret" not in str(refusal.value)
 
 
 def test_a_bad_variable_is_named_as_the_variable():
