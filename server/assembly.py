@@ -95,6 +95,8 @@ def redis_options(settings: Settings) -> RedisOptions:
             address = address.with_password(read_password(settings.redis_password_file))
     except InvalidAddress as error:
         raise InvalidSettings(f"--queue: {error}") from error
+    if settings.job_replicas and address.kind == "cluster":
+        raise InvalidSettings("--job-replicas: expected a primary with replicas of its own, got a cluster")
     most_bytes = settings.max_inflight_mb * MIB
     return RedisOptions(
         address=address,
@@ -104,6 +106,7 @@ def redis_options(settings: Settings) -> RedisOptions:
             max_depth=settings.max_jobs, max_bytes=settings.max_jobs_mb * MIB, max_age=settings.max_job_age_seconds
         ),
         lease=settings.max_deadline_seconds + LEASE_MARGIN,
+        job_replicas=settings.job_replicas,
     )
 
 

@@ -61,6 +61,7 @@ class Settings:
     max_jobs: int = _setting(100_000, "unfinished durable jobs per model", low=1, high=1e9)
     max_jobs_mb: int = _setting(1024, "bytes of unfinished durable jobs per model, in MiB", low=1, high=1 << 20)
     max_job_age_seconds: float = _setting(0.0, "refuse jobs while the oldest waits longer; 0 for no bound", low=0)
+    job_replicas: int = _setting(0, "replicas of Redis that must have a job before it is accepted", low=0, high=16)
     max_message_mb: int = _setting(16, "largest request, in MiB", low=1, high=2047)
     max_deadline_seconds: float = _setting(60.0, "no request waits longer, whatever its deadline", low=0.01, high=86400)
     load_timeout_seconds: float = _setting(120.0, "a model that takes longer to load is refused", low=1, high=86400)
@@ -98,6 +99,8 @@ class Settings:
             raise InvalidSettings(f"--role {self.role}: expected --queue redis://HOST:PORT/DB, got --queue memory")
         if self.otlp_endpoint:
             _check_endpoint(self.otlp_endpoint)
+        if self.job_replicas and self.queue == "memory":
+            raise InvalidSettings("--job-replicas: expected --queue redis://HOST:PORT/DB, got --queue memory")
         if self.load_model and self.model_control != "explicit":
             raise InvalidSettings(f"--load-model: expected --model-control explicit, got {self.model_control}")
 

@@ -42,6 +42,8 @@ class RedisOptions:
     jobs: JobLimits
     lease: float
     """A claimed request whose worker is silent for this long is given to another."""
+    job_replicas: int = 0
+    """Replicas that must have a job before its submission is acknowledged."""
 
 
 class RedisEnds:
@@ -62,7 +64,10 @@ class RedisEnds:
         """Connect and look. Raises BrokerUnusable."""
         await self._link.open()
         try:
-            fitness = await check_redis(self._link, allow_volatile=self._options.allow_volatile)
+            options = self._options
+            fitness = await check_redis(
+                self._link, allow_volatile=options.allow_volatile, waits=options.job_replicas > 0
+            )
         except (RedisUnfit, QueueUnavailable) as error:
             raise BrokerUnusable(f"{self._options.address}: {error}") from error
         self._durable = fitness.durable
@@ -81,7 +86,10 @@ class RedisEnds:
     async def open_frontend(self) -> None:
         """Start the queue and the job store. Raises BrokerUnusable."""
         self.queue = RedisQueue(self._link, self._registry, self._options.online)
-        self.jobs = RedisJobs(self._link, self._bells, self._options.jobs, durable=self._durable)
+        options = self._options
+        self.jobs = RedisJobs(
+            self._link, self._bells, options.jobs, durable=self._durable, replicas=options.job_replicas
+        )
         await self._guarded(self.queue.open(self.name))
 
     def served(self) -> Mapping[tuple[str, str], bytes]:

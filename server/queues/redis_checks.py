@@ -31,15 +31,15 @@ class Fitness:
         return not self.volatile
 
 
-async def check_redis(link: RedisLink, *, allow_volatile: bool) -> Fitness:
-    """Look at the server behind `link`.
+async def check_redis(link: RedisLink, *, allow_volatile: bool, waits: bool = False) -> Fitness:
+    """Look at the server behind `link`; `waits` says that WAIT will be used as well.
 
     Raises:
         RedisUnfit: it is too old, not a master, or forbids what we need; or it may lose data and `allow_volatile`
             is not set.
         QueueUnavailable: it cannot be reached.
     """
-    fitness = await inspect(link)
+    fitness = await inspect(link, waits=waits)
     problems = fitness.broken if allow_volatile else fitness.broken + fitness.volatile
     if problems:
         hint = "" if fitness.broken else "; or start with --allow-volatile to accept that jobs may be lost"
@@ -47,7 +47,7 @@ async def check_redis(link: RedisLink, *, allow_volatile: bool) -> Fitness:
     return fitness
 
 
-async def inspect(link: RedisLink) -> Fitness:
+async def inspect(link: RedisLink, *, waits: bool = False) -> Fitness:
     """Return what was found. Raises QueueUnavailable."""
     info = await _info(link)
     version = info.get("redis_version", "0")
@@ -60,7 +60,7 @@ async def inspect(link: RedisLink) -> Fitness:
         volatile.append("expected appendonly yes, got no (a restart loses every job)")
     if info.get("maxmemory_policy", "noeviction") != "noeviction":
         volatile.append(f"expected maxmemory-policy noeviction, got {info['maxmemory_policy']} (it may evict jobs)")
-    denied = "" if broken else await _denied(link)
+    denied = "" if broken else await _denied(link, waits=waits)
     if denied:
         broken.append(f"expected an ACL that allows what docs/queue.md lists, got {denied}")
     return Fitness(version, tuple(volatile), tuple(broken))
@@ -83,8 +83,13 @@ async def _info(link: RedisLink) -> dict[str, str]:
     return found
 
 
-async def _denied(link: RedisLink) -> str:
+async def _denied(link: RedisLink, *, waits: bool) -> str:
     """Run a script that uses every command ours use, on keys of its own; return those refused, "" for none."""
+    if waits:
+        try:
+            await link.execute("WAIT", 0, 0)
+        except BrokerRefused:
+            return "no wait"
     try:
         refused = await link.run("probe", ["tq:{probe}:s", "tq:{probe}:h"], ["tq:{probe}:"])
     except BrokerRefused as error:

@@ -7,13 +7,16 @@ redis-py's own retries are off everywhere: hidden ones would hide outages from t
 """
 
 import secrets
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
 
 from server.queues.redis_address import RedisAddress
 
@@ -52,13 +55,21 @@ def connect(address: RedisAddress, purpose: Purpose, name: str) -> AnyRedis:
     if address.kind == "cluster":
         nodes = [ClusterNode(host, port) for host, port in address.hosts]
         return RedisCluster(startup_nodes=nodes, **options)
-    options["db"] = address.db
+    options |= {"db": address.db, "redis_connect_func": _introduce}
     if address.kind == "unix":
         return Redis(unix_socket_path=address.path, **options)
     if address.kind == "sentinel":
         return _master(address, options)
     host, port = address.hosts[0]
     return Redis(host=host, port=port, **options)
+
+
+async def _introduce(connection: AbstractConnection) -> None:
+    """Ask not to be thrown out when clients' buffers outgrow `maxmemory-clients`; an ACL may say no."""
+    await connection.on_connect()
+    await connection.send_command("CLIENT", "NO-EVICT", "on", check_health=False)
+    with suppress(ResponseError):
+        await connection.read_response()
 
 
 async def disconnect(client: AnyRedis) -> None:

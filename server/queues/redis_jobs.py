@@ -10,16 +10,13 @@ matters: any frontend answers for any job, and all of them may die.
 import asyncio
 import hashlib
 import heapq
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from itertools import chain
-from typing import Any
 
 from server.errors import (
     AlreadyExists,
-    Cancelled,
     DeadlineExceeded,
     FailedPrecondition,
-    InferenceFailed,
     InvalidRequest,
     QueueFull,
     ServingError,
@@ -38,12 +35,14 @@ from server.jobs import (
     new_job_id,
     not_found,
 )
-from server.messages import InferRequest, InferResponse
+from server.messages import InferRequest
 from server.queues import redis_keys as keys
-from server.queues.envelope import DamagedEnvelope, decode_outcome, encode_request, fingerprint
+from server.queues.envelope import encode_request, fingerprint
 from server.queues.redis_bells import RedisBells
 from server.queues.redis_link import Argument, BrokerFull, RedisLink
 from server.queues.redis_look import RedisLook
+from server.queues.redis_replicas import RedisReplicas
+from server.queues.redis_view import View, to_job
 from server.queues.redis_waiters import RedisWaiters
 
 MAX_PAGE = 1000
@@ -51,16 +50,19 @@ _LONGEST_RUN = 3600.0
 _SCAN = 2000
 """Records one list call looks at per round trip at most."""
 
-View = Sequence[Any]
-"""What a script returns for a job: id, flat fields, outcome."""
-
 
 class RedisJobs:
-    """A `JobStore`. `durable` is False where the start-up checks found that Redis may lose what it acknowledged."""
+    """A `JobStore`. `durable` is False where the start-up checks found that Redis may lose what it acknowledged.
 
-    def __init__(self, link: RedisLink, bells: RedisBells, limits: JobLimits, *, durable: bool = True) -> None:
+    `replicas` must have a job before its submission is acknowledged.
+    """
+
+    def __init__(
+        self, link: RedisLink, bells: RedisBells, limits: JobLimits, *, durable: bool = True, replicas: int = 0
+    ) -> None:
         self._link = link
         self._limits = limits
+        self._replicas = RedisReplicas(link, replicas) if replicas else None
         self._waiters = RedisWaiters(link, bells)
         self._look = RedisLook(link, durable=durable)
         self._known: set[str] = set()
@@ -69,6 +71,8 @@ class RedisJobs:
         """End the waiters. Idempotent."""
         await self._waiters.close()
         await self._look.close()
+        if self._replicas is not None:
+            await self._replicas.close()
 
     async def submit(self, request: InferRequest, options: JobOptions) -> Job:
         """See `JobStore`."""
@@ -82,7 +86,10 @@ class RedisJobs:
             raise QueueFull("jobs: Redis is at its memory limit", retry_after=5.0) from error
         if reply[0] not in {b"OK", b"DUP"}:
             raise self._refusal(reply)
-        return to_job(reply[1])
+        job = to_job(reply[1])
+        if self._replicas is not None:
+            await self._replicas.keep(f"{keys.prefix(model)}j:{job.id}")
+        return job
 
     def _submission(self, request: InferRequest, options: JobOptions) -> list[Argument]:
         limits = self._limits
@@ -214,43 +221,6 @@ class RedisJobs:
 
     async def _models(self) -> list[str]:
         return [name.decode() for name in await self._link.execute("SMEMBERS", keys.MODELS)]
-
-
-def to_job(view: View) -> Job:
-    """Return the job a script's view shows."""
-    job_id = view[0].decode()
-    flat = [item.decode("utf-8", "replace") for item in view[1]]
-    fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    state = JobState(fields["st"])
-    result, error = _outcome(state, fields, view[2])
-    return Job(
-        job_id, state, model_of(job_id), result.model_version if result else fields.get("v", ""),
-        int(fields.get("n", 0)), int(fields.get("p", 0)), int(fields.get("t0", 0)), int(fields.get("t1", 0)),
-        int(fields.get("t2", 0)), int(fields.get("dl", 0)), "dq" in fields, result, error,
-    )  # fmt: skip
-
-
-def _outcome(state: JobState, fields: dict[str, str], data: bytes) -> tuple[InferResponse | None, ServingError | None]:
-    if not state.final:
-        return None, None
-    if data:
-        try:
-            outcome = decode_outcome(data)
-        except DamagedEnvelope:
-            return None, InferenceFailed("job: its stored outcome was damaged")
-        return (None, outcome) if isinstance(outcome, ServingError) else (outcome, None)
-    reasons: dict[JobState, ServingError] = {
-        JobState.CANCELLED: Cancelled("job: it was cancelled"),
-        JobState.EXPIRED: DeadlineExceeded("job: its deadline passed before it ran"),
-        JobState.FAILED: InferenceFailed(_why(fields)),
-    }
-    return None, reasons.get(state)
-
-
-def _why(fields: dict[str, str]) -> str:
-    if fields.get("why") == "max-attempts":
-        return f"job: its worker died in each of {fields.get('n')} attempts"
-    return "job: its request was lost before it ran"
 
 
 def _owned(view: View, tenant: str) -> Job:

@@ -121,6 +121,19 @@ async def test_dropped_replies_make_no_job_twice(redis):
     assert (len(ids), length) == (200, 200)
 
 
+async def test_redis_is_asked_never_to_throw_us_out_and_may_refuse(redis):
+    async with open_jobs(redis.url) as jobs, open_worker(redis.url, FakeScheduler()):
+        await jobs.submit(number_request(1), JobOptions())
+        clients = await jobs._link.client("commands").client_list()
+        ours = [client for client in clients if client["name"]]
+        assert len(ours) >= 6
+        assert all("e" in client["flags"] for client in ours)
+
+    assert redis.ask("ACL", "SETUSER", "meek", "on", "nopass", "~*", "&*", "+@all", "-client|no-evict") == b"+OK"
+    async with open_jobs(f"redis://meek@127.0.0.1:{redis.port}/0") as jobs:
+        await jobs.submit(number_request(2), JobOptions())
+
+
 async def test_callers_that_leave_never_shift_replies_to_others(redis):
     rng = random.Random(11)
     async with open_jobs(redis.url) as jobs:

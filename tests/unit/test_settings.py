@@ -37,6 +37,7 @@ def test_every_setting_is_a_flag_a_variable_and_a_row_of_the_table():
     [
         ({"device": "tpu"}, "--device: expected one of auto, cpu, cuda, got 'tpu'"),
         ({"grpc_port": "eighty"}, "--grpc-port: expected a whole number, got 'eighty'"),
+        ({"job_replicas": "1"}, "--job-replicas: expected --queue redis://HOST:PORT/DB, got --queue memory"),
         ({"grpc_port": "65536"}, "--grpc-port: expected at most 65535, got 65536"),
         ({"drain_seconds": "-1"}, "--drain-seconds: expected at least 0, got -1"),
         ({"drain_seconds": "nan"}, "--drain-seconds: expected at least 0, got nan"),
