@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from server import log
 from server.errors import Cancelled, QueueFull, QueueUnavailable, ServingError, Unavailable
 from server.messages import InferRequest, Reply, Ticket
+from server.queues.alarms import Alarms
 from server.queues.claims import PAUSE, Claim, Claims, persist
 from server.queues.envelope import Outcome
 from server.queues.gate import Gate
@@ -95,7 +96,7 @@ class Worker:
         self._grace = 0.0
         self._resume_at = 0.0
         self._loop = asyncio.get_running_loop()
-        self._alarms: dict[Claims, asyncio.Task[None]] = {}
+        self._alarms = Alarms()
 
     @property
     def held(self) -> int:
@@ -121,9 +122,7 @@ class Worker:
                 for task in tasks:
                     task.cancel()
         finally:
-            for alarm in self._alarms.values():
-                alarm.cancel()
-            await asyncio.gather(*self._alarms.values(), return_exceptions=True)
+            await self._alarms.close()
         await self._leave()
 
     # claiming
@@ -141,7 +140,7 @@ class Worker:
             finally:
                 self._gate.leave()
             if not claimed:
-                await self._until_news()
+                await self._alarms.until_news()
             elif self._held:
                 await self._pace()
 
@@ -168,30 +167,14 @@ class Worker:
         claimed = 0
         for source in self._sources:
             room = self._capacity - len(self._held)
-            if room > 0 and not self._draining.is_set() and self._may_have_news(source):
+            if room > 0 and not self._draining.is_set() and self._alarms.may_have_news(source):
                 claims = await source.claim(room)
                 claimed += len(claims)
                 for claim in claims:
                     self._start(claim, source)
                 if not claims:
-                    self._alarms[source] = asyncio.create_task(source.wait())
+                    self._alarms.set(source)
         return claimed
-
-    def _may_have_news(self, source: Claims) -> bool:
-        """Whether it has not been found empty, or its alarm clock has rung since."""
-        alarm = self._alarms.get(source)
-        if alarm is None:
-            return True
-        if not alarm.done():
-            return False
-        del self._alarms[source]
-        alarm.result()
-        return True
-
-    async def _until_news(self) -> None:
-        """Wait for the alarm clock of any source; none is set when a drain began before anything was asked."""
-        if self._alarms:
-            await asyncio.wait(self._alarms.values(), return_when=asyncio.FIRST_COMPLETED)
 
     # running
 
