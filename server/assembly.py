@@ -11,7 +11,8 @@ from server.alarm import Alarm
 from server.cache import CachedScheduler
 from server.fleet.ends import RedisOptions
 from server.jobs import JobLimits
-from server.queues.redis_address import InvalidAddress, parse_address, read_password
+from server.queues.redis_address import InvalidAddress, RedisAddress, parse_address, read_password
+from server.queues.redis_cache import RedisCache
 from server.queues.redis_queue import OnlineBounds
 from server.scheduler import Scheduler
 from server.sessions.base import LoadedModel, SessionOptions
@@ -30,7 +31,7 @@ Queued = Scheduler | CachedScheduler
 """What stands before the instances of one version."""
 
 
-def make_schedulers(settings: Settings, alarm: Alarm) -> Callable[[LoadedModel], Queued]:
+def make_schedulers(settings: Settings, alarm: Alarm, shared: RedisCache | None) -> Callable[[LoadedModel], Queued]:
     """Return what gives each loaded version its queue, and a response cache where its config asks for one."""
     limits = QueueLimits(
         max_requests=settings.max_queue_size,
@@ -42,10 +43,20 @@ def make_schedulers(settings: Settings, alarm: Alarm) -> Callable[[LoadedModel],
 
     def make(loaded: LoadedModel) -> Queued:
         scheduler = Scheduler(loaded.spec, loaded.instances, loaded.costs, alarm=alarm, limits=limits)
-        cached = loaded.spec.config.response_cache
-        return CachedScheduler(scheduler, settings.cache_mb * MIB) if cached else scheduler
+        if not loaded.spec.config.response_cache:
+            return scheduler
+        shelf = shared.shelf(loaded.spec, loaded.digest) if shared is not None else None
+        return CachedScheduler(scheduler, settings.cache_mb * MIB, shared=shelf)
 
     return make
+
+
+def shared_cache(settings: Settings) -> RedisCache | None:
+    """Return the answers in Redis, None where they stay here. Raises InvalidSettings."""
+    if settings.cache == "local":
+        return None
+    address = redis_address("--cache", settings.cache, settings.cache_password_file)
+    return RedisCache(address, ttl=settings.cache_ttl_seconds, patience=settings.cache_patience_seconds)
 
 
 def session_options(settings: Settings) -> SessionOptions:
@@ -89,12 +100,7 @@ def transport_options(settings: Settings) -> TransportOptions:
 
 def redis_options(settings: Settings) -> RedisOptions:
     """Return how Redis is used. Raises InvalidSettings when the address or the password file cannot be."""
-    try:
-        address = parse_address(settings.queue)
-        if settings.redis_password_file is not None:
-            address = address.with_password(read_password(settings.redis_password_file))
-    except InvalidAddress as error:
-        raise InvalidSettings(f"--queue: {error}") from error
+    address = redis_address("--queue", settings.queue, settings.redis_password_file)
     if settings.job_replicas and address.kind == "cluster":
         raise InvalidSettings("--job-replicas: expected a primary with replicas of its own, got a cluster")
     most_bytes = settings.max_inflight_mb * MIB
@@ -134,6 +140,15 @@ def tracing(settings: Settings) -> Tracing | None:
 def instance_name() -> str:
     """Return what tells this process from every other one."""
     return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def redis_address(flag: str, url: str, password_file: Path | None) -> RedisAddress:
+    """Return where a Redis is, its password taken from a file. Raises InvalidSettings."""
+    try:
+        address = parse_address(url)
+        return address if password_file is None else address.with_password(read_password(password_file))
+    except InvalidAddress as error:
+        raise InvalidSettings(f"{flag}: {error}") from error
 
 
 def credentials(settings: Settings) -> Authenticator:

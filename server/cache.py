@@ -3,66 +3,28 @@
 `CachedScheduler` stands before a scheduler with the same contract. A request whose content was answered before is
 answered from memory; one whose content is being computed waits for that flight instead of flying itself. A flight
 belongs to all who wait for it: it is given up only when the last of them is, and one that misses its own deadline is
-flown again for those who have time left. This module must never know a wire or an instance.
+flown again for those who have time left. Where processes share what they know (`SharedAnswers`), a flight asks there
+before it departs, and departs without an answer that is not there soon.
+This module must never know a wire, a broker or an instance.
 """
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from hashlib import blake2b
 from typing import Protocol
 
 from typing_extensions import override
 
 from server.alarm import call_isolated
-from server.errors import Cancelled, DeadlineExceeded, ServingError
-from server.messages import InferRequest, InferResponse, Reply, Tensor, Ticket, Timing
+from server.answers import Key, Outputs, ResponseCache, SharedAnswers, content_key
+from server.errors import Cancelled, DeadlineExceeded, ServingError, ShuttingDown
+from server.messages import InferRequest, InferResponse, Reply, Ticket, Timing
 from server.spec import ModelSpec
 from server.statistics import Duration, ModelStatistics, QueueStatistics
 
-ENTRY_BYTES = 256
-TENSOR_BYTES = 192
-"""What an entry, and each tensor in or out of it, is taken to cost beside the outputs' data.
-
-Measured with tracemalloc: 2,088 bytes an entry for ten small inputs and one output, 463 for one image and one output.
-"""
-
-EXACT_BYTES = 64
-"""Tensors up to this long are their own key: comparing them is cheaper than hashing them."""
-
-Outputs = tuple[Tensor, ...]
-Key = tuple[tuple[str, ...], tuple[tuple[str, str, tuple[int, ...], int, bytes], ...]]
-"""The outputs asked for, and per input: name, datatype, shape, bytes, and the bytes themselves or their digest."""
 Outcome = InferResponse | ServingError
-
-
-class ResponseCache:
-    """Outputs by content key, bounded in bytes, the least recently used going first. Not thread-safe by itself."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.bytes = 0
-        self._max_bytes = max_bytes
-        self._entries: OrderedDict[Key, Outputs] = OrderedDict()
-
-    def get(self, key: Key) -> Outputs | None:
-        """Return what is known under a key."""
-        outputs = self._entries.get(key)
-        if outputs is not None:
-            self._entries.move_to_end(key)
-        return outputs
-
-    def put(self, key: Key, outputs: Outputs) -> None:
-        """Remember outputs; what alone is larger than the cache is not kept."""
-        size = _size(key, outputs)
-        if size > self._max_bytes or key in self._entries:
-            return
-        self._entries[key] = outputs
-        self.bytes += size
-        while self.bytes > self._max_bytes:
-            self.bytes -= _size(*self._entries.popitem(last=False))
 
 
 class Scheduling(Protocol):
@@ -88,6 +50,8 @@ class _Flight:
     request: InferRequest
     waiters: "list[_Waiter]" = field(default_factory=list)
     ticket: Ticket | None = None
+    asking: bool = False
+    """Whether the shared answers are being asked first."""
 
     def serves(self, request: InferRequest) -> bool:
         """Whether this flight is at least as urgent as `request` would be by itself."""
@@ -116,7 +80,13 @@ class _Waiter(Ticket):
 class CachedScheduler:
     """A scheduler with a memory; the same contract as `server.scheduler.Scheduler`."""
 
-    def __init__(self, scheduler: Scheduling, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduling,
+        max_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
+        shared: SharedAnswers | None = None,
+    ) -> None:
         self.spec = scheduler.spec
         self._scheduler = scheduler
         self._clock = clock
@@ -125,7 +95,11 @@ class CachedScheduler:
         self._flights: dict[Key, _Flight] = {}
         self._hits = Duration()
         self._misses = Duration()
-        self._shared = Duration()
+        self._joined = Duration()
+        self._shared = shared
+        self._asking = 0
+        self._draining = False
+        self._drained: Callable[[], None] | None = None
 
     @property
     def max_batch_rows(self) -> int:
@@ -137,13 +111,19 @@ class CachedScheduler:
         waiter = _Waiter(self, request, reply, self._clock())
         key = content_key(request)
         with self._lock:
+            if self._draining:
+                raise ShuttingDown("the model is shutting down")
             outputs = self._cache.get(key)
-            (self._misses if outputs is None else self._hits).add(self._clock() - waiter.arrival)
             waiter.settled = outputs is not None
             flight, departing = (None, False) if outputs is not None else self._board(key, waiter)
+            if flight and departing and self._shared is not None:
+                flight.asking = self._shared.fetch(key, partial(self._heard, flight))
+                self._asking += flight.asking
+            if flight is None or not flight.asking:
+                (self._misses if flight else self._hits).add(self._clock() - waiter.arrival)
         if outputs is not None:
             call_isolated(reply, self._response(request, outputs, Timing()))
-        elif flight and departing:
+        elif flight and departing and not flight.asking:
             self._depart(flight, waiter)
         return waiter
 
@@ -167,8 +147,8 @@ class CachedScheduler:
         with self._lock:
             statistics.cache_hit = Duration(self._hits.count, self._hits.ns)
             statistics.cache_miss = Duration(self._misses.count, self._misses.ns)
-            statistics.success.count += self._hits.count + self._shared.count
-            statistics.success.ns += self._hits.ns + self._shared.ns
+            statistics.success.count += self._hits.count + self._joined.count
+            statistics.success.ns += self._hits.ns + self._joined.ns
         return statistics
 
     def queue_statistics(self) -> QueueStatistics:
@@ -180,7 +160,12 @@ class CachedScheduler:
         return self._scheduler.cost_points()
 
     def drain(self, done: Callable[[], None]) -> None:
-        """See `Scheduler`."""
+        """See `Scheduler`; flights that are still asking depart first."""
+        with self._lock:
+            self._draining = True
+            if self._asking:
+                self._drained = done
+                return
         self._scheduler.drain(done)
 
     def close(self) -> None:
@@ -197,6 +182,30 @@ class CachedScheduler:
         flight.waiters.append(waiter)
         waiter.flight = flight
         return flight, not joins
+
+    def _heard(self, flight: _Flight, outputs: Outputs | None) -> None:
+        """Answer a flight with what others knew, or let it depart."""
+        now = self._clock()
+        with self._lock:
+            flight.asking = False
+            waiting = [waiter for waiter in flight.waiters if not waiter.settled]
+            (self._misses if outputs is None else self._hits).add(
+                sum(now - waiter.arrival for waiter in waiting), len(waiting)
+            )
+            if outputs is not None:
+                self._forget(flight)
+                self._cache.put(flight.key, outputs)
+                _settle(waiting)
+        if outputs is not None:
+            for waiter in waiting:
+                call_isolated(waiter.reply, self._response(waiter.request, outputs, Timing()))
+        elif waiting:
+            self._depart(flight)
+        with self._lock:
+            self._asking -= 1
+            drained = self._drained if not self._asking else None
+        if drained is not None:
+            self._scheduler.drain(drained)
 
     def _depart(self, flight: _Flight, caller: _Waiter | None = None) -> None:
         """Submit a flight; if it is refused, all on board are answered so, but for the caller, who gets it raised."""
@@ -228,10 +237,12 @@ class CachedScheduler:
             if isinstance(outcome, InferResponse):
                 self._cache.put(flight.key, outcome.outputs)
                 followers = [waiter for waiter in waiting if waiter.request is not flight.request]
-                self._shared.add(sum(now - waiter.arrival for waiter in followers), len(followers))
+                self._joined.add(sum(now - waiter.arrival for waiter in followers), len(followers))
             elif isinstance(outcome, DeadlineExceeded):
                 again = [waiter for waiter in waiting if waiter.request.deadline > flight.request.deadline]
             answered = _settle([waiter for waiter in waiting if waiter not in again])
+        if self._shared is not None and isinstance(outcome, InferResponse):
+            self._shared.put(flight.key, outcome.outputs)
         for waiter in answered:
             if isinstance(outcome, InferResponse):
                 call_isolated(waiter.reply, self._response(waiter.request, outcome.outputs, outcome.timing))
@@ -256,28 +267,9 @@ class CachedScheduler:
         return InferResponse(self.spec.name, self.spec.version, request.id, outputs, timing)
 
 
-def content_key(request: InferRequest) -> Key:
-    """Return all that the answer depends on; of long tensors a 256-bit digest, so that keys stay small."""
-    return request.outputs, tuple(
-        (
-            tensor.name,
-            tensor.datatype,
-            tensor.shape,
-            len(tensor.data),
-            bytes(tensor.data) if len(tensor.data) <= EXACT_BYTES else blake2b(tensor.data, digest_size=32).digest(),
-        )
-        for tensor in request.inputs
-    )
-
-
 def _settle(waiters: list[_Waiter]) -> list[_Waiter]:
     """Mark those still waiting as answered and return them."""
     waiting = [waiter for waiter in waiters if not waiter.settled]
     for waiter in waiting:
         waiter.settled = True
     return waiting
-
-
-def _size(key: Key, outputs: Outputs) -> int:
-    tensors = len(key[1]) + len(outputs)
-    return ENTRY_BYTES + TENSOR_BYTES * tensors + sum(len(tensor.data) for tensor in outputs)

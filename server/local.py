@@ -6,7 +6,7 @@ A frontend without sessions has none of this. This module must never know a wire
 from collections.abc import Iterable
 
 from server.alarm import ThreadAlarm
-from server.assembly import Queued, make_schedulers, session_options
+from server.assembly import Queued, make_schedulers, session_options, shared_cache
 from server.fleet.workers import Target
 from server.gpu import GpuReader
 from server.metrics import ModelSnapshot
@@ -31,7 +31,10 @@ class LocalModels:
             drain_timeout=settings.drain_seconds,
         )
         loader = ModelLoader(session_options(settings), resolve)
-        make = make_schedulers(settings, self._alarm)
+        self.cache = shared_cache(settings)
+        if self.cache is not None:
+            self.cache.start()
+        make = make_schedulers(settings, self._alarm, self.cache)
         self.repository: Repository[Queued] = Repository(Store(settings.model_store), loader, make, options, [observer])
         self.gpus = GpuReader().read if settings.device != "cpu" else None
         """What reads the GPUs for the metrics; nothing is touched before the first scrape."""
@@ -76,6 +79,8 @@ class LocalModels:
         """Give everything back. Idempotent."""
         await self.repository.close()
         self._alarm.close()
+        if self.cache is not None:
+            self.cache.close()
 
     def _schedulers(self) -> Iterable[Queued]:
         return [served.scheduler for served in self.repository.served()]

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 from typing_extensions import override
 
+from server.answers import SharedStatistics
 from server.counts import Durations, Example, RequestCounts
 from server.gpu import GpuReading
 from server.jobs import JobStatistics
@@ -54,6 +55,8 @@ FAMILIES: tuple[Family, ...] = (
     Family("sluice_batch_max_rows", "gauge", MODEL, "Most rows a batch may have: as configured, or the curve's knee."),
     Family("sluice_cache_hits_total", "counter", MODEL, "Answers from the response cache."),
     Family("sluice_cache_misses_total", "counter", MODEL, "Look-ups that found nothing there."),
+    Family("sluice_shared_cache_total", "counter", ("operation", "result"), "Look-ups (get) and answers told (put)."),
+    Family("sluice_shared_cache_available", "gauge", (), "1 while the Redis of the response cache answers."),
     Family("sluice_queue_depth", "gauge", MODEL, "Requests waiting."),
     Family("sluice_queue_oldest_age_seconds", "gauge", MODEL, "Age of the oldest waiting request."),
     Family("sluice_inflight", "gauge", (), "RPCs accepted and not yet answered."),
@@ -85,6 +88,10 @@ FAMILIES: tuple[Family, ...] = (
     Family("nv_inference_compute_infer_duration_us", "untyped", MODEL, "Cumulative, as Triton counts it."),
     Family("nv_inference_compute_output_duration_us", "untyped", MODEL, "Cumulative, as Triton counts it."),
     Family("nv_inference_pending_request_count", "untyped", MODEL, "Triton's name for sluice_queue_depth."),
+    Family("nv_cache_num_hits_per_model", "untyped", MODEL, "Triton's name for sluice_cache_hits_total."),
+    Family("nv_cache_num_misses_per_model", "untyped", MODEL, "Triton's name for sluice_cache_misses_total."),
+    Family("nv_cache_hit_duration_per_model", "untyped", MODEL, "Microseconds of hits, cumulative."),
+    Family("nv_cache_miss_duration_per_model", "untyped", MODEL, "Microseconds of look-ups without one, cumulative."),
     Family("nv_gpu_utilization", "gauge", GPU, "Share of the time in which a kernel ran, 0 to 1."),
     Family("nv_gpu_memory_total_bytes", "gauge", GPU, "Memory of the GPU."),
     Family("nv_gpu_memory_used_bytes", "gauge", GPU, "Memory of the GPU in use, by any process."),
@@ -121,6 +128,8 @@ class Sources:
     """None where there is no Redis."""
     gpus: Callable[[], GpuReading] | None = None
     """None where no GPU is to be touched."""
+    cache: Callable[[], SharedStatistics] | None = None
+    """None where the response cache is not shared."""
 
 
 class Metrics:
@@ -208,11 +217,17 @@ class _ServerCollector(Collector):
             page.add("sluice_queue_oldest_age_seconds", key2, queue.oldest_age)
         for snapshot in self._sources.models():
             _add_model(page, snapshot)
-        if self._sources.jobs is not None:
-            _add_jobs(page, self._sources.jobs())
-        if self._sources.gpus is not None:
-            _add_gpus(page, self._sources.gpus())
+        _add_optional(page, self._sources)
         return page.metrics()
+
+
+def _add_optional(page: _Page, sources: Sources) -> None:
+    if sources.jobs is not None:
+        _add_jobs(page, sources.jobs())
+    if sources.gpus is not None:
+        _add_gpus(page, sources.gpus())
+    if sources.cache is not None:
+        _add_shared(page, sources.cache())
 
 
 def _add_model(page: _Page, model: ModelSnapshot) -> None:
@@ -258,6 +273,12 @@ def _add_jobs(page: _Page, jobs: JobStatistics) -> None:
         page.add("sluice_jobs_bytes", (model,), size)
 
 
+def _add_shared(page: _Page, shared: SharedStatistics) -> None:
+    page.add("sluice_shared_cache_available", (), int(shared.available))
+    for key, count in shared.counts.items():
+        page.add("sluice_shared_cache_total", key, count)
+
+
 def _add_gpus(page: _Page, reading: GpuReading) -> None:
     if reading.errors is not None:
         page.add("sluice_gpu_read_errors_total", (), reading.errors)
@@ -285,3 +306,7 @@ def _add_triton_names(page: _Page, key: tuple[str, str], counted: ModelStatistic
     page.add("nv_inference_compute_input_duration_us", key, counted.compute_input.ns // 1000)
     page.add("nv_inference_compute_infer_duration_us", key, counted.compute_infer.ns // 1000)
     page.add("nv_inference_compute_output_duration_us", key, counted.compute_output.ns // 1000)
+    page.add("nv_cache_num_hits_per_model", key, counted.cache_hit.count)
+    page.add("nv_cache_num_misses_per_model", key, counted.cache_miss.count)
+    page.add("nv_cache_hit_duration_per_model", key, counted.cache_hit.ns // 1000)
+    page.add("nv_cache_miss_duration_per_model", key, counted.cache_miss.ns // 1000)

@@ -68,6 +68,12 @@ class Settings:
     session_memory_mb: int = _setting(0, "address space a session child may add while serving; 0 for no limit", low=0)
     gpu_memory_mb: int = _setting(0, "GPU memory arena of each session; 0 for no limit", low=0)
     cache_mb: int = _setting(64, "answers kept per model whose config has response_cache, in MiB", low=1, high=1 << 20)
+    cache: str = _setting("local", "where those answers are: local, or also in redis://HOST:PORT/DB for every process")
+    cache_ttl_seconds: float = _setting(3600.0, "how long Redis keeps an answer", low=1, high=31536000)
+    cache_patience_seconds: float = _setting(
+        0.005, "how long a request waits for Redis's answer before it is computed", low=0.0005, high=1
+    )
+    cache_password_file: Path | None = _setting(None, "file holding the password of the cache's Redis")
     shared_memory_prefix: str = _setting(
         "", "take tensors in system shared memory below this key prefix, e.g. /client_"
     )

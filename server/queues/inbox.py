@@ -30,6 +30,10 @@ class Inbox(Generic[T]):
         while not self._items:
             self._ready.clear()
             await self._ready.wait()
+        return self.take_nowait()
+
+    def take_nowait(self) -> list[T]:
+        """Return what is there, in order."""
         return [self._items.popleft() for _ in range(len(self._items))]
 
     def _wake(self) -> None:

@@ -46,6 +46,11 @@ def cancel_channel(model_name: str) -> str:
     return f"{prefix(model_name)}cx"
 
 
+def answer(digest: str) -> str:
+    """Return the key of a shared answer; `digest` is of all that it depends on."""
+    return f"tq:cache:{digest}"
+
+
 def is_urgent(priority: int) -> bool:
     """Whether a request goes to the lane that is claimed first."""
     return priority == 1

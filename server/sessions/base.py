@@ -122,6 +122,8 @@ class LoadedModel:
     memory_bytes: int
     labels: Mapping[str, str]
     """What operators like to see: variant, threads, golden rows replayed, ..."""
+    digest: str = ""
+    """SHA-256 over the version's files, where its config has a response cache; others are not read for it."""
 
 
 @dataclass(frozen=True, slots=True)

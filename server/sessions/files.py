@@ -4,6 +4,7 @@ ONNX Runtime itself refuses external data outside the model's folder, through `.
 links, but it does load a hard link to a file elsewhere. Never knows what the files mean.
 """
 
+import hashlib
 import os
 import stat
 from dataclasses import dataclass
@@ -43,6 +44,17 @@ class ModelFile:
             os.close(fd)
             raise ModelLoadFailed(f"{self.path.name}: expected a regular file")
         return fd
+
+    def digest(self) -> str:
+        """Return one SHA-256 over the names and contents of all regular files of the version. Raises OSError."""
+        digest = hashlib.sha256()
+        for name, *_ in self.signature:
+            path = self.path.parent / name
+            digest.update(repr(name).encode())
+            if path.is_file():
+                with path.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
 
     def check_unchanged(self) -> None:
         """Raise ModelLoadFailed if any file of the version has been touched since it was checked."""

@@ -90,8 +90,11 @@ class ModelLoader:
         proof = Proof(version, spec, report.provider, started + self._options.load_timeout, _labels(report, plans))
         prove(proof, instances)
         memory = report.memory_bytes * len(instances)
+        digest = model.digest() if version.config.response_cache else ""
         seconds = time.monotonic() - started
-        return LoadedModel(proof.spec, report.provider, tuple(instances), proof.costs, seconds, memory, proof.labels)
+        return LoadedModel(
+            proof.spec, report.provider, tuple(instances), proof.costs, seconds, memory, proof.labels, digest
+        )
 
     def _plans(self, version: ModelVersion, model: ModelFile) -> list[ChildPlan]:
         """Return one plan per instance, the cores divided among them."""

@@ -1,6 +1,7 @@
 import pytest
 
-from server.cache import ENTRY_BYTES, TENSOR_BYTES, CachedScheduler, ResponseCache, content_key
+from server.answers import ENTRY_BYTES, TENSOR_BYTES, ResponseCache, content_key
+from server.cache import CachedScheduler
 from server.errors import Cancelled, DeadlineExceeded, DeadlineUnreachable, InvalidValues, QueueFull, ShuttingDown
 from server.messages import InferRequest, InferResponse, Tensor
 from server.sessions.base import RunFailed
