@@ -16,7 +16,7 @@ from server.sessions.dtypes import NUMPY
 BUDGET = 1.5
 """Seconds the whole cost curve of one model may take."""
 
-FEWEST_RUNS, MOST_RUNS = 3, 30
+FEWEST_RUNS, MOST_RUNS = 3, 12
 ROW_TOLERANCE = 1e-4
 """How far a row's answer may move with its batch-mates: rounding differs between batch sizes, meaning must not."""
 
