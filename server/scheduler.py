@@ -14,6 +14,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 from server import log
@@ -56,8 +57,11 @@ class Scheduler:
         alarm: Alarm,
         limits: Limits,
         clock: Callable[[], float] = time.monotonic,
+        together: AbstractContextManager[None] | None = None,
     ) -> None:
+        """`together` is entered while the answers of a batch are given, for who wants to send them as one."""
         self.spec = spec
+        self._together = together if together is not None else nullcontext()
         self._clock = clock
         self._alarm = alarm
         self._limits = limits
@@ -230,11 +234,12 @@ class Scheduler:
             self._claim(now, effects)
         while effects.runs:
             self._start(effects.runs.pop())
-        if isinstance(result, BatchOutputs):
-            self._finish(run, result, now, effects)
-        else:
-            self._log_failure(run, result)
-        self._carry_out(effects)
+        with self._together:
+            if isinstance(result, BatchOutputs):
+                self._finish(run, result, now, effects)
+            else:
+                self._log_failure(run, result)
+            self._carry_out(effects)
         if not available:
             # It may have come back between the first look and the lock.
             self._free_if_available(slot)
