@@ -29,7 +29,7 @@ import sys
 import threading
 from http import HTTPStatus
 
-from server import __version__, log
+from server import __version__, collector, log
 from server.accounting import WorkLog
 from server.assembly import redis_options, tracing
 from server.catalog import Catalog
@@ -109,6 +109,7 @@ class App:
         if settings.role != "worker":
             ports = dict(zip(("grpc", "http"), await self._start_front(), strict=True)) | ports
         self._metrics.read_from(self._sources())
+        collector.settle()
         self._lifecycle.set(ready=True)
         print("listening", *(f"{name}={settings.host}:{port}" for name, port in ports.items()), flush=True)  # noqa: T201
         log.event("ready", role=settings.role, transport=self._metrics.transport)
