@@ -71,7 +71,6 @@ class RedisLink:
         self._clients: list[AnyRedis] = [self._commands, self._watch]
         self._queue: deque[_Call] = deque()
         self._sent: list[_Call] = []
-        self._wake = asyncio.Event()
         self._up = asyncio.Event()
         self._closing = False
         self._known: bool | None = None
@@ -109,7 +108,7 @@ class RedisLink:
     async def open(self) -> None:
         """Start; returns once Redis was asked for the first time, whether it answered or not."""
         await self._ask_epoch()
-        self._tasks = [spawn(job()) for job in (self._send_loop, self._watch_loop, self._late_loop)]
+        self._tasks = [spawn(job()) for job in (self._watch_loop, self._late_loop)]
 
     async def close(self) -> None:
         """End every call with QueueUnavailable and close all connections. Idempotent."""
@@ -143,24 +142,28 @@ class RedisLink:
             raise self.away()
         call = _Call(name, command)
         self._queue.append(call)
-        self._wake.set()
+        self._send_next()
         return await call.future
 
     def away(self) -> QueueUnavailable:
         """Return the error that says so."""
         return QueueUnavailable("queue: Redis cannot be reached at the moment", retry_after=0.5)
 
-    async def _send_loop(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._queue:
-                self._sent = [self._queue.popleft() for _ in range(min(PIPELINE, len(self._queue)))]
-                # A task of its own, so that the breaker can end a send that hangs without ending the loop.
-                self._sending = asyncio.create_task(self._send(self._sent))
-                await asyncio.wait([self._sending])
-                self._sending = None
-                self._sent = []
+    def _send_next(self) -> None:
+        """Send what waits, unless a pipeline is on its way: then it goes with the next one."""
+        if self._queue and self._sending is None:
+            # A task of its own, so that the breaker can end a send that hangs.
+            self._sending = spawn(self._send_waiting())
+            self._sending.add_done_callback(self._sent_all)
+
+    def _sent_all(self, _task: "asyncio.Task[None]") -> None:
+        self._sending, self._sent = None, []
+        self._send_next()
+
+    async def _send_waiting(self) -> None:
+        """Take what has gathered by now, not when it was decided to send."""
+        self._sent = [self._queue.popleft() for _ in range(min(PIPELINE, len(self._queue)))]
+        await self._send(self._sent)
 
     async def _send(self, calls: list[_Call]) -> None:
         delay = 0.01
