@@ -22,8 +22,10 @@ from server.gpu import GpuReader
 log.setup("json", "debug")
 reader = GpuReader()
 for state in sys.argv[1:]:
-    with open(os.environ["NVML_STUB"], "w") as file:
+    path = os.environ["NVML_STUB"]
+    with open(path + ".new", "w") as file:
         file.write(state)
+    os.replace(path + ".new", path)  # never half-written: a driver that hangs looks at it all the time
     reader._patience = 0.1 if state == "hang" else 60
     print(json.dumps(dataclasses.asdict(reader.read())))
     if state == "hang":
