@@ -208,6 +208,7 @@ class App:
             load_failures=models.repository.load_failures if models is not None else dict,
             jobs=jobs.statistics if jobs is not None else None,
             gpus=models.gpus if models is not None else None,
+            cache=models.cache.statistics if models is not None and models.cache is not None else None,
         )
 
     def _pages(self) -> dict[str, Page]:
