@@ -7,6 +7,7 @@ Start: each step needs the ones before it, and the gRPC port opens last, so bein
     3  models           loaded, warmed and proven in session children          (roles all and worker)
     4  claims           the worker's end of the queue, announcing what serves   (with Redis)
     5  front            the HTTP port, then the gRPC port                       (roles all and frontend)
+                        with --frontends in processes of their own, which step 1 has started
     6  health turns SERVING; the one line that says where
 
 Stop: the reverse, with everything accepted answered on the way.
@@ -37,6 +38,8 @@ from server.errors import ServingError
 from server.fleet.catalog import RemoteCatalog
 from server.fleet.ends import BrokerUnusable, RedisEnds
 from server.front import Front
+from server.frontends import Behind, Frontends
+from server.link.child import FrontendFailed
 from server.local import LocalModels
 from server.metrics import Metrics, Sources
 from server.probes import Page, ProbeServer, plain
@@ -68,7 +71,8 @@ class App:
         self._probes = ProbeServer(self._pages())
         self._models: LocalModels | None = None
         self._ends: RedisEnds | None = None
-        self._front: Front | None = None
+        self._front: Front | Frontends | None = None
+        self._frontends: Frontends | None = None
         self._catalog: Catalog | None = None
         self._tracing = tracing(settings)
 
@@ -89,7 +93,7 @@ class App:
                 await started
                 await stopped
                 await self._drain()
-        except (StoreError, ServingError, OSError, BrokerUnusable, TransportUnavailable) as error:
+        except (StoreError, ServingError, OSError, BrokerUnusable, TransportUnavailable, FrontendFailed) as error:
             raise StartupError(_one_line(error)) from error
         finally:
             started.cancel()
@@ -101,6 +105,9 @@ class App:
     async def _start(self) -> None:
         settings = self._settings
         ports = {"metrics": self._probes.start(settings.host, settings.metrics_port)}
+        if settings.frontends > 1:
+            self._front = self._frontends = Frontends(settings, self._lifecycle, self._metrics.requests.snapshot)
+            self._frontends.spawn()
         if settings.queue != "memory":
             self._ends = RedisEnds(redis_options(settings))
             await self._ends.open()
@@ -115,7 +122,7 @@ class App:
         log.event("ready", role=settings.role, transport=self._metrics.transport)
 
     async def _start_models(self) -> None:
-        models = self._models = LocalModels(self._settings, self)
+        models = self._models = LocalModels(self._settings, self, self._frontends)
         await models.repository.start()
         if not models.repository.served() and self._settings.model_control == "none":
             raise StartupError(f"no model could be loaded: {models.unready()}")
@@ -137,11 +144,14 @@ class App:
             queue = models.queue
         assert self._catalog is not None, "either end brings one"  # noqa: S101 - ditto
         jobs = ends.jobs if ends is not None else None
-        front = self._front = Front(
-            self._settings, self._lifecycle, self._metrics, self._catalog, queue, jobs, tracing=self._tracing
-        )
+        front = Front(self._settings, self._lifecycle, self._metrics, self._catalog, queue, jobs, tracing=self._tracing)
+        if self._frontends is None:
+            self._front = front
+            ports = await front.open()
+        else:  # that one opens no port; what it would answer it answers for them
+            ports = await self._frontends.open(Behind(self._catalog, queue, front.table))
         self._metrics.transport = front.transport_name
-        return await front.open()
+        return ports
 
     async def _drain(self) -> None:
         settings = self._settings
@@ -180,22 +190,27 @@ class App:
 
     def on_loaded(self, name: str, version: str) -> None:  # noqa: ARG002 - all that matters is that something changed
         """Tell health watchers and the worker's end."""
-        self._lifecycle.ring()
+        self._changed()
         if self._ends is not None and self._ends.fleet is not None:
             self._ends.fleet.changed()
 
     def on_failed(self, name: str, version: str, reason: str) -> None:  # noqa: ARG002 - ditto
         """Tell health watchers."""
-        self._lifecycle.ring()
+        self._changed()
 
     def on_unloaded(self, name: str, version: str) -> None:
         """Tell health watchers and the worker's end."""
         self.on_loaded(name, version)
 
+    def _changed(self) -> None:
+        if self._frontends is not None:
+            self._frontends.announce()
+        self._lifecycle.ring()
+
     # What the probes and metrics ask.
 
     def _inflight(self) -> int:
-        return self._front.admission.inflight if self._front is not None else 0
+        return self._front.inflight if self._front is not None else 0
 
     def _sources(self) -> Sources:
         models, ends = self._models, self._ends
@@ -207,6 +222,8 @@ class App:
             inflight=self._inflight,
             load_failures=models.repository.load_failures if models is not None else dict,
             jobs=jobs.statistics if jobs is not None else None,
+            requests=self._frontends.counts if self._frontends is not None else None,
+            frontends=self._frontends.snapshots if self._frontends is not None else None,
             gpus=models.gpus if models is not None else None,
             cache=models.cache.statistics if models is not None and models.cache is not None else None,
         )

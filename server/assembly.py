@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from server import __version__
@@ -31,7 +32,9 @@ Queued = Scheduler | CachedScheduler
 """What stands before the instances of one version."""
 
 
-def make_schedulers(settings: Settings, alarm: Alarm, shared: RedisCache | None) -> Callable[[LoadedModel], Queued]:
+def make_schedulers(
+    settings: Settings, alarm: Alarm, shared: RedisCache | None, together: AbstractContextManager[None] | None
+) -> Callable[[LoadedModel], Queued]:
     """Return what gives each loaded version its queue, and a response cache where its config asks for one."""
     limits = QueueLimits(
         max_requests=settings.max_queue_size,
@@ -42,7 +45,9 @@ def make_schedulers(settings: Settings, alarm: Alarm, shared: RedisCache | None)
     )
 
     def make(loaded: LoadedModel) -> Queued:
-        scheduler = Scheduler(loaded.spec, loaded.instances, loaded.costs, alarm=alarm, limits=limits)
+        scheduler = Scheduler(
+            loaded.spec, loaded.instances, loaded.costs, alarm=alarm, limits=limits, together=together
+        )
         if not loaded.spec.config.response_cache:
             return scheduler
         shelf = shared.shelf(loaded.spec, loaded.digest) if shared is not None else None

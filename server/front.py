@@ -4,6 +4,8 @@ A worker has none of this.
 """
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from server import __version__, log, traceparent
 from server.accounting import Accountant, Traced
@@ -15,6 +17,7 @@ from server.queues.base import Queue
 from server.rest.server import RestServer
 from server.settings import Settings
 from server.spans import Tracing
+from server.transports.base import Gather, Methods
 from server.transports.choose import choose
 from server.wire.admission import Admission
 from server.wire.gate import Gate
@@ -24,6 +27,16 @@ from server.wire.open_inference import Identification
 from server.wire.reader import Reader
 from server.wire.services import Wire, methods
 from server.wire.shared_memory import SharedMemory
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What is different in a process that shares its ports with others, and an engine with them."""
+
+    forwarded: Callable[[Methods], Methods]
+    """Has the engine answer some of the methods."""
+    gather: Gather | None
+    """What sends requests to the engine's queue; None where they go to Redis."""
 
 
 class Front:
@@ -39,18 +52,19 @@ class Front:
         jobs: JobStore | None,
         *,
         tracing: Tracing | None = None,
+        shared: Shared | None = None,
     ) -> None:
         self._settings = settings
         limits = wire_limits(settings)
-        self.admission = Admission(limits)
+        self._admission = Admission(limits)
         accountant = Accountant(metrics.requests, settings.log_requests_per_second)
         observer = accountant if tracing is None else Traced(accountant, tracing)
         # without traces of our own, workers elsewhere still write the caller's trace id into their logs
         passed_on = traceparent.given if settings.queue != "memory" else None
         begin_trace = tracing.begin if tracing is not None else passed_on
-        gate = Gate(limits, credentials(settings), self.admission, observer, begin_trace)
+        gate = Gate(limits, credentials(settings), self._admission, observer, begin_trace)
         prefix = settings.shared_memory_prefix
-        table = methods(
+        self.table = methods(
             Wire(
                 gate=gate,
                 catalog=catalog,
@@ -59,14 +73,25 @@ class Front:
                 identification=Identification("sluice", __version__),
                 log=log.Levels(),
                 reflection=settings.reflection,
+                distant=shared is not None and shared.gather is not None,
                 # a job's tensors must still be there when it runs, so its reader takes none in shared memory
                 jobs=JobsService(jobs, Reader(catalog, limits), limits).methods(gate) if jobs is not None else None,
                 shared_memory=SharedMemory(prefix) if prefix else None,
             )
         )
-        self._transport = choose(settings.transport, table, transport_options(settings))
-        self._rest = RestServer(table, limits.max_message_bytes)
+        """The handlers of every method, for whoever has calls from elsewhere."""
+        options, gather = transport_options(settings), None
+        if shared is not None:
+            self.table, gather = shared.forwarded(self.table), shared.gather
+            options = replace(options, reuse_port=True)
+        self._transport = choose(settings.transport, self.table, options, gather)
+        self._rest = RestServer(self.table, limits.max_message_bytes, reuse_port=shared is not None)
         self.transport_name = self._transport.name
+
+    @property
+    def inflight(self) -> int:
+        """Inference requests accepted and not yet answered."""
+        return self._admission.inflight
 
     async def open(self) -> tuple[int, int]:
         """Open HTTP, then gRPC, and return the gRPC and the HTTP port. Raises OSError."""
@@ -77,7 +102,7 @@ class Front:
     async def drain(self, grace: float) -> None:
         """Refuse new calls and let those in flight finish within `grace` seconds."""
         await asyncio.gather(self._transport.drain(grace), self._rest.close())
-        self.admission.close()
+        self._admission.close()
 
     async def close(self) -> None:
         """Stop at once. Idempotent."""

@@ -4,6 +4,7 @@ A frontend without sessions has none of this. This module must never know a wire
 """
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 
 from server.alarm import ThreadAlarm
 from server.assembly import Queued, make_schedulers, session_options, shared_cache
@@ -21,7 +22,9 @@ from server.store import Store
 class LocalModels:
     """A repository, and the in-process queue in front of its schedulers."""
 
-    def __init__(self, settings: Settings, observer: Observer) -> None:
+    def __init__(
+        self, settings: Settings, observer: Observer, together: AbstractContextManager[None] | None = None
+    ) -> None:
         self._alarm = ThreadAlarm()
         options = Options(
             control=settings.model_control,
@@ -34,7 +37,7 @@ class LocalModels:
         self.cache = shared_cache(settings)
         if self.cache is not None:
             self.cache.start()
-        make = make_schedulers(settings, self._alarm, self.cache)
+        make = make_schedulers(settings, self._alarm, self.cache, together)
         self.repository: Repository[Queued] = Repository(Store(settings.model_store), loader, make, options, [observer])
         self.gpus = GpuReader().read if settings.device != "cpu" else None
         """What reads the GPUs for the metrics; nothing is touched before the first scrape."""

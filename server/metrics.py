@@ -17,7 +17,7 @@ from prometheus_client.utils import floatToGoString
 from typing_extensions import override
 
 from server.answers import SharedStatistics
-from server.counts import Durations, Example, RequestCounts
+from server.counts import Counted, Durations, Example, RequestCounts
 from server.gpu import GpuReading
 from server.jobs import JobStatistics
 from server.queues.base import QueueStatistics
@@ -77,6 +77,9 @@ FAMILIES: tuple[Family, ...] = (
     Family("sluice_redis_data_losses_total", "counter", (), "How often Redis came back without its data."),
     Family("sluice_gpu_temperature_celsius", "gauge", GPU, "Temperature of the GPU's core."),
     Family("sluice_gpu_read_errors_total", "counter", (), "Questions about GPUs that the driver left unanswered."),
+    Family("sluice_frontend_up", "gauge", ("frontend",), "1 while this process of --frontends takes calls."),
+    Family("sluice_frontend_requests_total", "counter", ("frontend",), "Finished RPCs by the process that took them."),
+    Family("sluice_frontend_restarts_total", "counter", ("frontend",), "Frontend processes replaced after they died."),
     Family("sluice_build_info", "gauge", ("version", "transport"), "1, with what is running as labels."),
     Family("nv_inference_request_success", "untyped", MODEL, "Triton's name for successful requests."),
     Family("nv_inference_request_failure", "untyped", MODEL, "Triton's name for failed requests."),
@@ -117,6 +120,16 @@ class ModelSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class FrontendSnapshot:
+    """One of the processes that take calls, where there are several."""
+
+    number: int
+    up: bool
+    restarts: int
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
 class Sources:
     """Where a scrape reads from; every function is cheap and may be called from the metrics thread."""
 
@@ -130,6 +143,10 @@ class Sources:
     """None where no GPU is to be touched."""
     cache: Callable[[], SharedStatistics] | None = None
     """None where the response cache is not shared."""
+    requests: Callable[[], Counted] | None = None
+    """Counts of every process that takes calls, where this is not the only one."""
+    frontends: Callable[[], Iterable[FrontendSnapshot]] | None = None
+    """Those processes, likewise; asked after `requests`."""
 
 
 class Metrics:
@@ -204,7 +221,7 @@ class _ServerCollector(Collector):
         page = _Page()
         page.add("sluice_build_info", (self._owner.version, self._owner.transport), 1)
         page.add("sluice_inflight", (), self._sources.inflight())
-        codes, seconds = self._owner.requests.snapshot()
+        codes, seconds = (self._sources.requests or self._owner.requests.snapshot)()
         for labels, count in codes.items():
             page.add("sluice_requests_total", labels, count)
         for key, histogram in seconds.items():
@@ -228,6 +245,8 @@ def _add_optional(page: _Page, sources: Sources) -> None:
         _add_gpus(page, sources.gpus())
     if sources.cache is not None:
         _add_shared(page, sources.cache())
+    if sources.frontends is not None:
+        _add_frontends(page, sources.frontends())
 
 
 def _add_model(page: _Page, model: ModelSnapshot) -> None:
@@ -271,6 +290,14 @@ def _add_jobs(page: _Page, jobs: JobStatistics) -> None:
         page.add("sluice_jobs_dead", (model,), count)
     for model, size in jobs.bytes.items():
         page.add("sluice_jobs_bytes", (model,), size)
+
+
+def _add_frontends(page: _Page, frontends: Iterable[FrontendSnapshot]) -> None:
+    for frontend in frontends:
+        key = (str(frontend.number),)
+        page.add("sluice_frontend_up", key, int(frontend.up))
+        page.add("sluice_frontend_requests_total", key, frontend.requests)
+        page.add("sluice_frontend_restarts_total", key, frontend.restarts)
 
 
 def _add_shared(page: _Page, shared: SharedStatistics) -> None:

@@ -48,7 +48,7 @@ LOGGED_PER_SECOND = 10
 class Scheduler:
     """Takes validated requests of one model version and answers each exactly once."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a version, what runs it, and what the tests replace
         self,
         spec: ModelSpec,
         instances: Sequence[Instance],

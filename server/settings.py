@@ -77,6 +77,9 @@ class Settings:
     shared_memory_prefix: str = _setting(
         "", "take tensors in system shared memory below this key prefix, e.g. /client_"
     )
+    frontends: int = _setting(
+        1, "processes that take calls, on one port; from 2 on, this one schedules and they parse", low=1, high=256
+    )
     transport: TransportName = _setting("auto", "auto: the lean loop, or grpc.aio where its self-check fails")
     reflection: bool = _setting(True, "offer gRPC server reflection")
     tls_cert: Path | None = _setting(None, "PEM certificate chain; switches TLS on together with --tls-key")
@@ -97,18 +100,31 @@ class Settings:
     def __post_init__(self) -> None:
         for spec in fields(self):
             _check_range(spec, getattr(self, spec.name))
-        if (self.tls_cert is None) != (self.tls_key is None):
-            raise InvalidSettings("--tls-cert and --tls-key: expected both or neither, got one of them")
-        if self.tls_client_ca is not None and self.tls_cert is None:
-            raise InvalidSettings("--tls-client-ca: expected --tls-cert and --tls-key with it, got neither")
+        self._check_tls()
         if self.role != "all" and self.queue == "memory":
             raise InvalidSettings(f"--role {self.role}: expected --queue redis://HOST:PORT/DB, got --queue memory")
         if self.otlp_endpoint:
             _check_endpoint(self.otlp_endpoint)
         if self.job_replicas and self.queue == "memory":
             raise InvalidSettings("--job-replicas: expected --queue redis://HOST:PORT/DB, got --queue memory")
+        if self.frontends > 1:
+            self._check_frontends()
         if self.load_model and self.model_control != "explicit":
             raise InvalidSettings(f"--load-model: expected --model-control explicit, got {self.model_control}")
+
+    def _check_tls(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise InvalidSettings("--tls-cert and --tls-key: expected both or neither, got one of them")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise InvalidSettings("--tls-client-ca: expected --tls-cert and --tls-key with it, got neither")
+
+    def _check_frontends(self) -> None:
+        """Refuse several frontends where one process must know something that the others cannot."""
+        expected = f"--frontends: got {self.frontends}, expected 1 with"
+        if self.role == "worker":
+            raise InvalidSettings(f"{expected} --role worker, which takes no calls")
+        if self.shared_memory_prefix:
+            raise InvalidSettings(f"{expected} --shared-memory-prefix, as a region is registered with one process")
 
 
 def flag(spec: "Field[Any]") -> str:
@@ -147,6 +163,16 @@ def parse(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> Se
         if given is not None:
             values[spec.name] = _convert(spec, name, given)
     return Settings(**values)
+
+
+def as_flags(settings: Settings) -> dict[str, str]:
+    """Return settings as `parse` takes them: for another process of this server."""
+    values = {spec.name: getattr(settings, spec.name) for spec in fields(Settings)}
+    return {
+        name: ",".join(value) if isinstance(value, tuple) else str(value)
+        for name, value in values.items()
+        if value is not None
+    }
 
 
 def table() -> Sequence[tuple[str, str, str, str]]:

@@ -48,7 +48,7 @@ class AioTransport(Transport):
         try:
             bound = server.add_secure_port(where, server_credentials(tls)) if tls else server.add_insecure_port(where)
         except RuntimeError:
-            raise bind_error(host, port, tls=tls is not None) from None
+            raise bind_error(host, port, tls=tls is not None, shared=self._options.reuse_port) from None
         await server.start()
         self._server = server
         return bound

@@ -53,7 +53,7 @@ class LeanTransport(Transport):
         server = LeanServer(channel_arguments(self._options))
         bound = server.bind(address(host, port), server_credentials(tls) if tls else None)
         if not bound:
-            raise bind_error(host, port, tls=tls is not None)
+            raise bind_error(host, port, tls=tls is not None, shared=self._options.reuse_port)
         self._lane = _SlowLane(asyncio.get_running_loop())
         self._server = server
         watch = Watch(self._patience)

@@ -1,0 +1,235 @@
+"""Several frontend processes on one port, and this process as their engine: started, opened, replaced, drained.
+
+The kernel spreads connections over the processes that listen on a port with SO_REUSEPORT. To the rest of the
+application this is what `front.Front` is: it opens the ports, drains and closes. It keeps the ports itself too, without
+listening, so that nobody else takes them while a frontend is being replaced.
+"""
+
+import asyncio
+import logging
+import socket
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from server import log
+from server.catalog import Catalog
+from server.counts import Counted
+from server.link.calls import Clerk
+from server.link.child import Child, FrontendFailed
+from server.link.desk import Desk
+from server.link.end import End
+from server.link.mirror import Announcer
+from server.link.tally import add_up
+from server.metrics import FrontendSnapshot
+from server.queues.base import Queue
+from server.sessions.budget import RestartBudget
+from server.settings import Settings, as_flags
+from server.transports.base import Methods
+from server.transports.options import reserve
+from server.wire.lifecycle import Lifecycle
+
+START_SECONDS = 60.0
+"""Until a process must have come up."""
+RECHECK = 1.0
+"""Seconds after which the state is looked at again though nobody rang."""
+PATIENCE = 0.5
+"""Seconds a scrape waits for counts, of all frontends together."""
+LAST_WORDS = 5.0
+"""Seconds a drained process may take to end, beyond the drain's own."""
+
+
+class Behind(NamedTuple):
+    """What the frontends stand before: what is on offer, where requests go, who answers everything else."""
+
+    catalog: Catalog
+    queue: Queue
+    table: Methods
+
+
+@dataclass(eq=False)
+class _Slot:
+    number: int
+    child: Child
+    budget: RestartBudget
+    departed: Counted = ({}, {})
+    """What the processes counted that have ended."""
+    restarts: int = 0
+    up: bool = False
+
+
+class Frontends:
+    """See `front.Front`; on one event loop. `spawn` early: the processes import what they need meanwhile."""
+
+    def __init__(self, settings: Settings, lifecycle: Lifecycle, counts: Callable[[], Counted]) -> None:
+        self._settings = settings
+        self._lifecycle = lifecycle
+        self._own_counts = counts
+        self._slots: list[_Slot] = []
+        self._ends: tuple[End, ...] = ()
+        self._held: list[socket.socket] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self._gathering: set[int] = set()
+        self._sent: dict[str, object] = {}
+
+    def spawn(self) -> None:
+        """Take the ports and start the processes. Raises OSError."""
+        settings = self._settings
+        for port in (settings.grpc_port, settings.http_port):
+            self._held.append(reserve(settings.host, port))
+        self._ports = tuple(int(held.getsockname()[1]) for held in self._held)
+        self._slots = [_Slot(number, self._child(), RestartBudget()) for number in range(settings.frontends)]
+
+    async def open(self, behind: Behind) -> tuple[int, int]:
+        """Let every process open the ports and return the gRPC and the HTTP port. Raises FrontendFailed, OSError."""
+        self._behind = behind
+        self._announcer = Announcer(behind.catalog, self._lifecycle)
+        self._sent = self._announcer.state()
+        await asyncio.gather(*(self._bring_up(slot) for slot in self._slots))
+        for slot in self._slots:
+            self._spawn(self._look_after(slot))
+        self._spawn(self._follow())
+        return self._ports[0], self._ports[1]
+
+    def announce(self) -> None:
+        """Tell every frontend what has changed, before anything else that follows from it."""
+        if not self._ends:
+            return
+        state = self._announcer.state()
+        if state != self._sent:
+            self._sent = state
+            for slot in self._slots:
+                if slot.up:
+                    slot.child.tell("state", state=state)
+
+    def __enter__(self) -> None:
+        """Begin to gather the answers that the calling thread makes."""
+        self._gathering.add(threading.get_ident())
+
+    def __exit__(self, *_: object) -> None:
+        """Send what was gathered."""
+        self._gathering.discard(threading.get_ident())
+        for end in self._ends:
+            if end.waiting():
+                end.flush()
+
+    async def drain(self, grace: float) -> None:
+        """Let every frontend refuse new calls and answer what it accepted within `grace` seconds, then end."""
+        self._stopping = True
+        self.announce()
+        living = [slot.child for slot in self._slots if slot.up]
+        for child in living:
+            child.tell("drain", grace=grace)
+        if living:
+            await asyncio.wait([child.ended for child in living], timeout=grace + LAST_WORDS)
+
+    async def close(self) -> None:
+        """End what is left at once. Idempotent."""
+        self._stopping = True
+        for task in self._tasks:
+            task.cancel()
+        slots, self._slots = self._slots, []
+        await asyncio.gather(*(slot.child.bury() for slot in slots))
+        for held in self._held:
+            held.close()
+
+    # What the metrics ask; any thread.
+
+    @property
+    def inflight(self) -> int:
+        """RPCs accepted and not yet answered, as last heard."""
+        return sum(slot.child.inflight for slot in self._slots if slot.up)
+
+    def counts(self) -> Counted:
+        """Return what all processes have counted, this one and those that have ended included."""
+        living = [slot.child for slot in self._slots if slot.up]
+        for child in living:
+            child.count()
+        for child in living:
+            child.counted(PATIENCE / len(living))
+        return add_up([self._own_counts(), *(part for slot in self._slots for part in _parts(slot))])
+
+    def snapshots(self) -> list[FrontendSnapshot]:
+        """Return what the metrics tell of each."""
+        return [
+            FrontendSnapshot(slot.number, slot.up, slot.restarts, sum(add_up(_parts(slot))[0].values()))
+            for slot in self._slots
+        ]
+
+    # One process
+
+    def _child(self) -> Child:
+        settings, (grpc_port, http_port) = self._settings, self._ports
+        own = replace(
+            settings,
+            frontends=1,
+            grpc_port=grpc_port,
+            http_port=http_port,
+            max_inflight_mb=max(settings.max_inflight_mb // settings.frontends, settings.max_message_mb),
+            log_requests_per_second=-(-settings.log_requests_per_second // settings.frontends),
+        )
+        return Child(as_flags(own))
+
+    async def _bring_up(self, slot: _Slot) -> None:
+        child, behind = slot.child, self._behind
+        child.link(Desk(behind.queue, self._announcer.spec, self._gathering), Clerk(behind.table))
+        async with asyncio.timeout(START_SECONDS):
+            await child.expect("ready")
+            child.tell("state", state=self._sent)
+            child.tell("open")
+            await child.expect("opened")
+        slot.up = True
+        self._ends = tuple(other.child.end for other in self._slots if other.up)
+
+    async def _look_after(self, slot: _Slot) -> None:
+        """Replace the process of a slot as often as it ends."""
+        while True:
+            why = await slot.child.ended
+            slot.up = False
+            self._ends = tuple(other.child.end for other in self._slots if other.up)
+            slot.departed = add_up(_parts(slot))
+            slot.child.counts, slot.child.inflight = ({}, {}), 0
+            status = await slot.child.bury()
+            if self._stopping:
+                return
+            log.event("frontend_died", logging.ERROR, frontend=slot.number, status=status, why=why)
+            await self._replace(slot)
+
+    async def _replace(self, slot: _Slot) -> None:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        await asyncio.sleep(slot.budget.pause(started))
+        slot.restarts += 1
+        try:
+            slot.child = self._child()
+            await self._bring_up(slot)
+        except (FrontendFailed, OSError, TimeoutError) as error:
+            log.event("frontend_not_started", logging.ERROR, frontend=slot.number, why=str(error))
+            slot.child.process.kill()
+        else:
+            log.event("frontend_replaced", frontend=slot.number, seconds=round(loop.time() - started, 3))
+
+    async def _follow(self) -> None:
+        """Pass on what changes; most of it is told by a bell."""
+        while True:
+            bell = self._lifecycle.bell()
+            self.announce()
+            try:
+                async with asyncio.timeout(RECHECK):
+                    await bell.wait()
+            except TimeoutError:
+                pass
+            finally:
+                self._lifecycle.forget(bell)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _parts(slot: _Slot) -> Iterator[Counted]:
+    yield slot.departed
+    yield slot.child.counts

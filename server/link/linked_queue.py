@@ -1,0 +1,129 @@
+"""The queue as a frontend process has it: requests go to the engine over the link, and their answers come back.
+
+The scheduler that decides is the engine's, so what `submit` would raise elsewhere comes here as the reply, and so does
+the end of the link: every request still open is then answered with QueueUnavailable.
+State: the requests not yet answered, by number. This module must never know a socket or a wire.
+"""
+
+import itertools
+import json
+import threading
+from collections.abc import Callable, Mapping
+from queue import Empty, SimpleQueue
+
+from typing_extensions import override
+
+from server.alarm import call_isolated
+from server.errors import QueueUnavailable
+from server.link.end import End, Handler
+from server.link.failures import decode_error
+from server.link.frames import ANSWER, ANSWER_TEMPLATE, ASK, CANCEL, REFUSAL, TOLD, CorruptFrame, frame
+from server.link.templates import AnswerReader, RequestWriter
+from server.messages import Buffer, InferRequest, Reply, Ticket
+from server.queues.base import QueueStatistics
+from server.spec import ModelSpec
+
+PATIENCE = 1.0
+"""Seconds `statistics` waits for the engine."""
+
+
+class LinkedQueue:
+    """See `server.queues.base.Queue`. `attach` gives it the link before the first request."""
+
+    def __init__(self, number_of: Callable[[ModelSpec | None], int]) -> None:
+        self._numbers = itertools.count()
+        self._open: dict[int, _Sent] = {}
+        self._answers = AnswerReader()
+        self._number_of = number_of
+        self._gathering: int | None = None
+        self._told: SimpleQueue[dict[tuple[str, str], QueueStatistics]] = SimpleQueue()
+        self.handlers: Mapping[int, Handler] = {
+            ANSWER: self._on_answer, ANSWER_TEMPLATE: self._answers.define, REFUSAL: self._on_refusal,
+            TOLD: self._on_told,
+        }  # fmt: skip
+
+    def attach(self, end: End) -> None:
+        """Use this link."""
+        self._end = end
+        self._requests = RequestWriter(end.put, self._number_of)
+
+    def submit(self, request: InferRequest, reply: Reply) -> Ticket:
+        """See `Queue.submit`; refusals come as the reply."""
+        sent = _Sent(self, next(self._numbers), request.id, reply)
+        self._open[sent.number] = sent
+        self._requests.write(sent.number, request)
+        if threading.get_ident() != self._gathering:
+            self._end.flush()
+        if self._end.lost and self._open.pop(sent.number, None) is not None:
+            raise _unavailable()
+        return sent
+
+    def cancel(self, number: int) -> None:
+        """Tell the engine that a request's caller has left."""
+        if number in self._open:
+            self._end.put((frame(CANCEL, number),))
+            if threading.get_ident() != self._gathering:
+                self._end.flush()
+
+    def statistics(self) -> dict[tuple[str, str], QueueStatistics]:
+        """See `Queue.statistics`; asks the engine and waits for what it says. Empty when it is gone."""
+        self._end.tell(ASK, 0)
+        try:
+            return self._told.get(timeout=PATIENCE)
+        except Empty:
+            return {}
+
+    # What a transport's thread that has other things to do than flushing asks of us (`transports.base.Gather`).
+
+    def begin(self) -> None:
+        """Leave flushing to the calling thread from now on, for what it submits itself."""
+        self._gathering = threading.get_ident()
+
+    def waiting(self) -> int:
+        """Return how much is to be flushed, in frames."""
+        return self._end.waiting()
+
+    def flush(self) -> None:
+        """Send it."""
+        self._end.flush()
+
+    def fail_all(self) -> None:
+        """Answer everything open: the link is gone."""
+        while self._open:
+            _, sent = self._open.popitem()
+            call_isolated(sent.reply, _unavailable())
+
+    def _on_answer(self, number: int, data: Buffer, start: int, stop: int) -> None:
+        sent = self._take(number)
+        call_isolated(sent.reply, self._answers.read(data, start, stop, sent.ident))
+
+    def _on_refusal(self, number: int, data: Buffer, start: int, stop: int) -> None:
+        call_isolated(self._take(number).reply, decode_error(json.loads(bytes(data[start:stop]))))
+
+    def _on_told(self, _: int, data: Buffer, start: int, stop: int) -> None:
+        rows = json.loads(bytes(data[start:stop]))
+        self._told.put({(model, version): QueueStatistics(*numbers) for model, version, *numbers in rows})
+
+    def _take(self, number: int) -> "_Sent":
+        sent = self._open.pop(number, None)
+        if sent is None:
+            raise CorruptFrame(f"an answer to request {number}, which is not open")
+        return sent
+
+
+class _Sent(Ticket):
+    __slots__ = ("_queue", "ident", "number", "reply")
+
+    def __init__(self, queue: LinkedQueue, number: int, ident: str, reply: Reply) -> None:
+        self._queue = queue
+        self.number = number
+        self.ident = ident
+        self.reply = reply
+
+    @override
+    def cancel(self) -> None:
+        self._queue.cancel(self.number)
+
+
+def _unavailable() -> QueueUnavailable:
+    return QueueUnavailable("this server's engine process is gone; it is on its way down")
