@@ -3,13 +3,18 @@
 import asyncio
 import subprocess
 from contextlib import ExitStack, contextmanager
+from queue import Queue
 
 import pytest
 
+from server.answers import content_key
 from server.errors import QueueUnavailable
 from server.jobs import JobOptions, JobState
+from server.queues.redis_address import parse_address
+from server.queues.redis_cache import RedisCache
 from tests.redis_rig import FakeScheduler, eventually, number_of, number_request, open_jobs, open_worker
-from tests.redis_server import DURABLE, RedisServer, free_port, require_redis
+from tests.redis_server import DURABLE, RedisServer, free_port, require_redis, until
+from tests.unit.simulation import spec
 
 pytestmark = pytest.mark.redis
 
@@ -32,6 +37,22 @@ async def does_jobs(url, count=20):
         results = [await result(jobs, job.id) for job in made]
 
     assert [2 * n for n in range(count)] == results
+    await asyncio.to_thread(shares_answers, url)
+
+
+def shares_answers(url):
+    """Tell the shared cache something there and hear it again."""
+    cache, outputs = RedisCache(parse_address(url), ttl=60, patience=20), number_request(7).inputs
+    cache.start()
+    try:
+        until(lambda: cache.statistics().available, 20, "the cache reaches Redis")
+        shelf, heard = cache.shelf(spec(), "digest"), Queue()
+        shelf.put(content_key(number_request(1)), outputs)
+        until(lambda: cache.statistics().counts.get(("put", "stored")) == 1, 20, "the answer is there")
+        assert shelf.fetch(content_key(number_request(1)), heard.put)
+        assert heard.get(timeout=20) == outputs
+    finally:
+        cache.close()
 
 
 async def result(jobs, job_id):
