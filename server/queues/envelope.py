@@ -19,6 +19,8 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 from server.errors import ServingError
@@ -29,7 +31,10 @@ Outcome = InferResponse | ServingError
 _MAGIC = b"SL\x01"
 _HEAD = struct.Struct("<3s1s16sI")
 _BODY = 20
+_LONGEST = 4096
+"""Characters of a description of tensors that is worth remembering."""
 _dump = json.JSONEncoder(separators=(",", ":")).encode
+_read_head = json.JSONDecoder().raw_decode
 
 
 class DamagedEnvelope(Exception):
@@ -91,7 +96,8 @@ def fingerprint(request: InferRequest) -> str:
 
 
 def _encode(kind: bytes, head: Sequence[object], tensors: Sequence[Tensor]) -> bytes:
-    header = _dump([head, [(t.name, t.datatype, t.shape, len(t.data)) for t in tensors]]).encode()
+    shapes = _write_shapes(tuple([(t.name, t.datatype, t.shape, len(t.data)) for t in tensors]))
+    header = f"[{_dump(head)},{shapes}]".encode()
     parts: list[Buffer] = [len(header).to_bytes(4, "little"), header, *(t.data for t in tensors)]
     body = b"".join(parts)
     return b"".join((_MAGIC, kind, hashlib.blake2b(body, digest_size=16).digest(), body))
@@ -107,14 +113,28 @@ def _decode(kind: bytes, data: bytes) -> tuple[list[Any], tuple[Tensor, ...]]:
     if hashlib.blake2b(view[_BODY:], digest_size=16).digest() != digest:
         raise DamagedEnvelope("envelope: expected the digest it was written with, got another")
     at = _HEAD.size + length
-    head, shapes = json.loads(bytes(view[_HEAD.size : at]))
-    return head, tuple(_tensors(view, at, shapes))
+    header = str(view[_HEAD.size : at], "utf-8")
+    head, end = _read_head(header, 1)
+    shapes = header[end + 1 : -1]
+    layout = _read_shapes(shapes) if len(shapes) <= _LONGEST else _read_shapes.__wrapped__(shapes)
+    return head, tuple([Tensor(name, datatype, shape, view[at + a : at + b]) for name, datatype, shape, a, b in layout])
 
 
-def _tensors(view: memoryview, at: int, shapes: Sequence[tuple[str, str, list[int], int]]) -> Iterator[Tensor]:
-    for name, datatype, shape, size in shapes:
-        yield Tensor(name, datatype, tuple(shape), view[at : at + size])
-        at += size
+# Requests of one model mostly look alike: what they look like is written and read once for all of them.
+
+
+@lru_cache(128)
+def _write_shapes(shapes: tuple[tuple[str, str, tuple[int, ...], int], ...]) -> str:
+    """Return name, datatype, shape and bytes of each tensor as JSON."""
+    return _dump(shapes)
+
+
+@lru_cache(128)
+def _read_shapes(text: str) -> tuple[tuple[str, str, tuple[int, ...], int, int], ...]:
+    """Return name, datatype and shape of each tensor, and where its bytes begin and end behind the header."""
+    shapes = json.loads(text)
+    ends = accumulate(size for *_, size in shapes)
+    return tuple([(n, d, tuple(shape), end - size, end) for (n, d, shape, size), end in zip(shapes, ends, strict=True)])
 
 
 def _tree(root: type[ServingError]) -> Iterator[type[ServingError]]:
