@@ -17,6 +17,7 @@ QUIET = {
     "sluice_model_load_failures_total": "every version loaded",
     "sluice_cache_hits_total": "no model has a response cache",
     "sluice_cache_misses_total": "no model has a response cache",
+    "sluice_shared_cache_total": "the response cache is not shared",
     "sluice:refused:ratio_rate5m": "nothing was refused",
     "nv_gpu_utilization": "no GPU",
     "nv_gpu_memory_used_bytes": "no GPU",

@@ -132,6 +132,10 @@ def batching() -> Json:
             lines("Given up in the queue", by("model, reason", "sluice_dropped_total"), "cps"),
             lines("Response cache hits", share("sluice_cache_hits_total", "sluice_cache_misses_total"), "percentunit",
                   about="Of the models that have response_cache enabled."),
+            lines("Shared cache", [
+                ("sum by (operation, result) (rate(sluice_shared_cache_total[$__rate_interval]))",
+                 "{{operation}} {{result}}"),
+            ], "cps", about="With --cache redis://: late, away and failed are computed as if it were not there."),
         ]),
     ])  # fmt: skip
 
