@@ -181,14 +181,17 @@ class Frontends:
             child.tell("open")
             await child.expect("opened")
         slot.up = True
-        self._ends = tuple(other.child.end for other in self._slots if other.up)
+        self._ends = self._living_ends()
+
+    def _living_ends(self) -> tuple[End, ...]:
+        return tuple(slot.child.end for slot in self._slots if slot.up and slot.child.end is not None)
 
     async def _look_after(self, slot: _Slot) -> None:
         """Replace the process of a slot as often as it ends."""
         while True:
             why = await slot.child.ended
             slot.up = False
-            self._ends = tuple(other.child.end for other in self._slots if other.up)
+            self._ends = self._living_ends()
             slot.departed = add_up(_parts(slot))
             slot.child.counts, slot.child.inflight = ({}, {}), 0
             status = await slot.child.bury()

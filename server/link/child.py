@@ -42,6 +42,7 @@ class Child:
         self.ended: asyncio.Future[str] = self._loop.create_future()
         self.counts: Counted = ({}, {})
         self.inflight = 0
+        self.end: End | None = None
         self._counted = threading.Event()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
@@ -53,20 +54,20 @@ class Child:
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH"))))},
             )
         with suppress(OSError):  # it is dead already, and the link will say so
-            self._socket.sendall(_note("settings", flags=dict(flags)))
+            self._socket.sendall(frame(NOTE, 0, _note("settings", flags=dict(flags))))
 
     def link(self, desk: Desk, clerk: Clerk) -> None:
         """Begin to hear it."""
         self._desk, self._clerk = desk, clerk
-        self.end = End(self._socket, {**desk.handlers, **clerk.handlers, NOTE: self._on_note}, self._on_end)
-        desk.attach(self.end)
-        clerk.attach(self.end)
-        self.end.start("link")
+        end = self.end = End(self._socket, {**desk.handlers, **clerk.handlers, NOTE: self._on_note}, self._on_end)
+        desk.attach(end)
+        clerk.attach(end)
+        end.start("link")
 
     def tell(self, kind: str, **about: object) -> None:
         """Send a note; any thread."""
-        self.end.put((_note(kind, **about),))
-        self.end.flush()
+        if self.end is not None:
+            self.end.tell(NOTE, 0, _note(kind, **about))
 
     async def expect(self, kind: str) -> dict[str, Any]:
         """Wait for a note of this kind. Raises FrontendFailed when something else comes of it."""
@@ -89,6 +90,8 @@ class Child:
         with suppress(ProcessLookupError):
             self.process.kill()
         status = await asyncio.to_thread(self.process.wait)
+        if self.end is not None:
+            await asyncio.to_thread(self.end.close)
         self._socket.close()
         return status
 
@@ -114,4 +117,4 @@ class Child:
 
 
 def _note(kind: str, **about: object) -> bytes:
-    return frame(NOTE, 0, json.dumps({"kind": kind, **about}).encode())
+    return json.dumps({"kind": kind, **about}).encode()

@@ -41,13 +41,15 @@ class End:
         self._sending = threading.Lock()
         self._late: SimpleQueue[list[Buffer] | None] = SimpleQueue()
         self._late_thread: threading.Thread | None = None
+        self._thread: threading.Thread | None = None
         self.lost = False
         self.receiver = 0
         """The thread that receives; it flushes when it has handed on all that came."""
 
     def start(self, name: str) -> None:
         """Begin to receive."""
-        threading.Thread(target=self._receive, name=name, daemon=True).start()
+        self._thread = threading.Thread(target=self._receive, name=name, daemon=True)
+        self._thread.start()
 
     def put(self, pieces: Sequence[Buffer]) -> None:
         """Add one frame, or what belongs together, to what the next `flush` sends; any thread."""
@@ -145,7 +147,11 @@ class End:
             self.flush()
 
     def close(self) -> None:
-        """Give the socket back; only after `ended`."""
+        """End the link, wait for its threads and give the socket back; on none of those threads."""
+        self.hang_up()
+        for thread in (self._thread, self._late_thread):
+            if thread is not None:
+                thread.join()
         self._socket.close()
 
 

@@ -13,6 +13,7 @@ from server.messages import NO_DEADLINE, Ticket
 from server.queues.base import Queue
 from server.queues.memory import MemoryQueue
 from server.sessions.base import RunFailed
+from tests.contract.link_harness import LinkHarness
 from tests.contract.redis_harness import RedisHarness
 from tests.unit.simulation import Outcome, Simulation, echo, limits, request
 
@@ -129,5 +130,6 @@ def _refuse(parts):
 
 HARNESSES: dict[str, Callable[[], QueueHarness]] = {
     "memory": MemoryHarness,
+    "link": lambda: LinkHarness(Answer, BOUND, _refuse),
     "redis": lambda: RedisHarness(Answer, BOUND, REFUSED),
 }
