@@ -106,7 +106,7 @@ overload: dev ## offer 1.2, 2 and 5 times what the server can do: goodput must h
 swap: dev ## a version swap a second under load: no call may fail
 	$(BIN)/python -m tests.load.swap $(ARGS)
 
-bench-queue: dev tools ## the Redis queue beside bare Redis
+bench-queue: dev tools ## the path through Redis beside the path in one process and bare Redis
 	$(BIN)/python -m tests.chaos.throughput $(ARGS)
 
 session-kill: dev ## kill -9 of the session child under load: nothing may be lost
