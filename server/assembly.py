@@ -75,6 +75,7 @@ def session_options(settings: Settings) -> SessionOptions:
         max_message_bytes=settings.max_message_mb * MIB,
         gpu_memory_limit_bytes=settings.gpu_memory_mb * MIB,
         max_batch_size=settings.max_batch_size,
+        engine_cache=str(settings.engine_cache.absolute()) if settings.engine_cache is not None else "",
     )
 
 

@@ -74,6 +74,7 @@ class LocalModels:
                 served.statistics(),
                 served.scheduler.cost_points(),
                 served.scheduler.max_batch_rows,
+                served.spec.precision,
             )
             for served in self.repository.served()
         ]

@@ -60,7 +60,10 @@ FAMILIES: tuple[Family, ...] = (
     Family("sluice_queue_depth", "gauge", MODEL, "Requests waiting."),
     Family("sluice_queue_oldest_age_seconds", "gauge", MODEL, "Age of the oldest waiting request."),
     Family("sluice_inflight", "gauge", (), "RPCs accepted and not yet answered."),
-    Family("sluice_model_loaded", "gauge", (*MODEL, "provider"), "1 for each version in service."),
+    Family(
+        "sluice_model_loaded", "gauge", (*MODEL, "provider", "precision"),
+        "1 for each version in service, with what runs it and which of its files, fp32 or fp16.",
+    ),
     Family("sluice_model_load_seconds", "gauge", MODEL, "How long bringing the version into service took."),
     Family(
         "sluice_model_load_failures_total", "counter", ("model",), "Versions that could not be brought into service."
@@ -117,6 +120,7 @@ class ModelSnapshot:
     cost_points: tuple[tuple[int, float], ...] = ()
     """Rows and seconds: the cost curve at its measured sizes."""
     max_batch_rows: int = 1
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +255,7 @@ def _add_optional(page: _Page, sources: Sources) -> None:
 
 def _add_model(page: _Page, model: ModelSnapshot) -> None:
     key, counted = (model.name, model.version), model.statistics
-    page.add("sluice_model_loaded", (*key, model.provider), 1)
+    page.add("sluice_model_loaded", (*key, model.provider, model.precision), 1)
     page.add("sluice_model_load_seconds", key, model.load_seconds)
     page.add("sluice_session_restarts_total", key, model.restarts)
     page.add_histogram("sluice_queue_duration_seconds", key, counted.queue_seconds)

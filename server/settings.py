@@ -66,6 +66,7 @@ class Settings:
     max_deadline_seconds: float = _setting(60.0, "no request waits longer, whatever its deadline", low=0.01, high=86400)
     load_timeout_seconds: float = _setting(120.0, "a model that takes longer to load is refused", low=1, high=86400)
     session_memory_mb: int = _setting(0, "address space a session child may add while serving; 0 for no limit", low=0)
+    engine_cache: Path | None = _setting(None, "directory for engines that TensorRT has built; without it none is kept")
     gpu_memory_mb: int = _setting(0, "GPU memory arena of each session; 0 for no limit", low=0)
     cache_mb: int = _setting(64, "answers kept per model whose config has response_cache, in MiB", low=1, high=1 << 20)
     cache: str = _setting("local", "where those answers are: local, or also in redis://HOST:PORT/DB for every process")

@@ -94,6 +94,20 @@ class Warmup:
     inputs: Mapping[str, WarmupInput]
 
 
+GraphLevel = Literal["none", "basic", "extended", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class Optimization:
+    """Triton's ModelOptimizationPolicy. `tensorrt` holds its parameters where TensorRT is asked for, else it is None.
+
+    `graph_level` says which of ONNX Runtime's graph optimisations run before the first request.
+    """
+
+    graph_level: GraphLevel = "all"
+    tensorrt: Mapping[str, str] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """What config.pbtxt says. None or empty means: not said, fill it from the ONNX file.
@@ -116,6 +130,7 @@ class ModelConfig:
     model_filename: str = "model.onnx"
     parameters: Mapping[str, str] = field(default_factory=lambda: EMPTY)
     ignored: tuple[str, ...] = ()
+    optimization: Optimization = Optimization()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,3 +163,8 @@ class ModelSpec:
     def batches(self) -> bool:
         """Whether the first dimension of every tensor is the batch."""
         return self.max_batch_size > 0
+
+    @property
+    def precision(self) -> str:
+        """Which file of the version serves: fp32, the model file, or fp16, the one in half precision."""
+        return self.config.parameters.get("precision", "fp32")

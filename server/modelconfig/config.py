@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from server.modelconfig.fields import Fields
+from server.modelconfig.optimization import read_optimization
 from server.modelconfig.syntax import Word, read_json, read_text
 from server.spec import (
     BatchPolicy,
@@ -31,6 +32,12 @@ MAX_QUEUE_SIZE = 1_000_000
 MAX_PRIORITY_LEVELS = 1000
 MAX_DIMENSION = (1 << 31) - 1
 MAX_WARMUP_COUNT = 1000
+
+_IGNORED_PARAMETERS = frozenset({
+    "arena_extend_strategy", "cudnn_conv_algo_search", "do_copy_in_default_stream", "enable_mem_arena",
+    "enable_mem_pattern", "gpu_mem_limit", "memory.enable_memory_arena_shrinkage",
+})  # fmt: skip
+"""What Triton's ONNX Runtime backend understands among `parameters`, and we do not; others are an operator's own."""
 
 _DATATYPES = (
     "INVALID", "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64",
@@ -94,7 +101,9 @@ def _config(fields: Fields, model: str) -> ConfigFile:
     inputs, _ = _tensors(fields, "input")
     outputs, label_files = _tensors(fields, "output")
     cache = fields.message("response_cache")
-    fields.message("optimization")  # none of it is honoured; opening it lists what is in it
+    optimization, ignored = read_optimization(fields)
+    parameters = {key: value.text("string_value") for key, value in fields.mapping("parameters").items()}
+    ignored += [f"parameters.{key}" for key in parameters if key in _IGNORED_PARAMETERS]
     config = ModelConfig(
         name=model,
         platform=_fixed(fields, "platform", "onnxruntime_onnx"),
@@ -108,9 +117,10 @@ def _config(fields: Fields, model: str) -> ConfigFile:
         warmups=tuple(_warmup(warmup) for warmup in fields.messages("model_warmup")),
         response_cache=cache is not None and cache.boolean("enable"),
         model_filename=fields.file_name("default_model_filename") or "model.onnx",
-        parameters={key: value.text("string_value") for key, value in fields.mapping("parameters").items()},
+        parameters=parameters,
+        optimization=optimization,
     )
-    return ConfigFile(replace(config, ignored=tuple(fields.unread())), label_files)
+    return ConfigFile(replace(config, ignored=(*fields.unread(), *ignored)), label_files)
 
 
 def _refuse_foreign(fields: Fields) -> None:

@@ -82,12 +82,11 @@ class Fields:
 
     def mapping(self, name: str) -> "dict[str, Fields]":
         """Take a map of messages: entries of key and value in text format, one object in JSON."""
-        if self._json:
-            whole = self._single(name, lambda entry: self._message(name, entry)) or Message()
-            pairs = [(key, entry) for key, entries in whole.entries.items() for entry in entries]
-        else:
-            pairs = [self._pair(name, entry) for entry in self._take(name)]
-        return {key: self._open(f"{name}.{key}", entry) for key, entry in pairs}
+        return {key: self._open(f"{name}.{key}", entry) for key, entry in self._pairs(name)}
+
+    def texts(self, name: str) -> "dict[str, str]":
+        """Take a map of strings: entries of key and value in text format, one object in JSON."""
+        return {key: self._text(f"{name}.{key}", entry) for key, entry in self._pairs(name)}
 
     def refuse(self, name: str, expected: str, got: object, entry: Entry | None = None) -> NoReturn:
         """Raise ModelLoadFailed for one field, at the line of `entry` or else where the field or its message starts."""
@@ -146,6 +145,12 @@ class Fields:
         fields = Fields(message, self._source, self._join(name), line=entry.line, json=self._json)
         self._opened.append(fields)
         return fields
+
+    def _pairs(self, name: str) -> list[tuple[str, Entry]]:
+        if not self._json:
+            return [self._pair(name, entry) for entry in self._take(name)]
+        whole = self._single(name, lambda entry: self._message(name, entry)) or Message()
+        return [(key, entry) for key, entries in whole.entries.items() for entry in entries]
 
     def _pair(self, name: str, entry: Entry) -> tuple[str, Entry]:
         pair = self._message(name, entry).entries

@@ -121,7 +121,7 @@ class LoadedModel:
     load_seconds: float
     memory_bytes: int
     labels: Mapping[str, str]
-    """What operators like to see: variant, threads, golden rows replayed, ..."""
+    """What operators like to see: threads, golden rows replayed, why it is not on the device wished for, ..."""
     digest: str = ""
     """SHA-256 over the version's files, where its config has a response cache; others are not read for it."""
 
@@ -141,6 +141,8 @@ class SessionOptions:
     gpu_memory_limit_bytes: int
     max_batch_size: int
     """The largest batch that is tried where the config names none."""
+    engine_cache: str = ""
+    """Directory for TensorRT's engines; empty keeps none."""
 
 
 class Loader(Protocol):

@@ -141,13 +141,32 @@ class Bucket:
         return onnxruntime.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype.type, "cuda", self._device_id)
 
 
+def open_gpu(model: bytes, plan: SessionPlan) -> CudaSession:
+    """Open a session on the GPU, by TensorRT where the plan asks for it and it can, else by CUDA, which says why.
+
+    Raises:
+        SessionRefused: there is no such GPU, or a library of CUDA's is missing.
+    """
+    onnxruntime.preload_dlls()  # the libraries come from wheels, where the system's loader does not look
+    if plan.tensorrt is None:
+        return open_cuda(model, plan)
+    from server.sessions.tensorrt import open_tensorrt  # noqa: PLC0415  (it stands on this module)
+
+    try:
+        return open_tensorrt(model, plan)
+    except SessionRefused as error:
+        event("tensorrt_unavailable", logging.WARNING, why=str(error))
+        session = open_cuda(model, plan)
+        session.note = f"no TensorRT: {error}"
+        return session
+
+
 def open_cuda(model: bytes, plan: SessionPlan) -> CudaSession:
     """Open a session on the GPU, with graph capture where every node of the graph can run there.
 
     Raises:
         SessionRefused: there is no such GPU, or a library of CUDA's is missing.
     """
-    onnxruntime.preload_dlls()  # the libraries come from wheels, where the system's loader does not look
     if plan.cuda_graphs:
         try:
             options = cuda_options(plan) | {"enable_cuda_graph": "1"}

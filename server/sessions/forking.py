@@ -5,6 +5,7 @@ has ended. Where the zygote itself has died meanwhile the pidfd still tells that
 next child that is wanted brings up another zygote. Never knows what a child does.
 """
 
+import atexit
 import os
 import select
 import signal
@@ -148,6 +149,7 @@ class Forks:
 
 FORKS = Forks()
 """This process's own: one zygote serves every model, as one of anything that is shared for its memory must."""
+atexit.register(FORKS.close)
 
 
 def _born(report: socket.socket, timeout: float) -> Forked:

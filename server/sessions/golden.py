@@ -1,7 +1,8 @@
 """Golden vectors: inputs with known answers that every version proves itself on before it serves.
 
 `golden.npz` holds arrays `input/<tensor>` and `output/<tensor>` with equally many rows, and scalars `rtol` and
-`atol`; BYTES tensors are numpy's `<U` strings. Never pickled data: a model store is not trusted with code.
+`atol`, with `fp16/` before their names for half precision; BYTES tensors are numpy's `<U` strings. Never pickled data:
+a model store is not trusted with code.
 """
 
 import math
@@ -20,6 +21,8 @@ from server.sessions.samples import in_rows
 from server.spec import ModelSpec, TensorSpec
 
 FILE = "golden.npz"
+HALF = 5e-3
+"""Both tolerances of half precision where the file has none for it: its numbers have 11 bits, and errors add up."""
 MOST_BYTES = 256 << 20
 """Of all arrays together, unpacked: a small zip can claim any size."""
 
@@ -34,8 +37,8 @@ class Golden:
     atol: float
 
 
-def read_golden(directory: Path, spec: ModelSpec) -> Golden | None:
-    """Return a version's golden vectors, None where it has none.
+def read_golden(directory: Path, spec: ModelSpec, *, half: bool = False) -> Golden | None:
+    """Return a version's golden vectors, None where it has none; `half` with the tolerance of half precision.
 
     Raises:
         ModelLoadFailed: the file is damaged, too large, or does not fit the model.
@@ -54,7 +57,8 @@ def read_golden(directory: Path, spec: ModelSpec) -> Golden | None:
     if spec.batches and {shape[:1] for shape in shapes} != {(rows,)}:
         raise ModelLoadFailed(f"{FILE}: expected {rows} rows in every array")
     parts = in_rows(tensors, rows) if spec.batches else [Part(tuple(tensors), 1)]
-    rtol, atol = (float(arrays.get(name, np.float64(1e-4))) for name in ("rtol", "atol"))
+    places, default = (("fp16/rtol", "fp16/atol"), HALF) if half else (("rtol", "atol"), 1e-4)
+    rtol, atol = (float(arrays.get(name, np.float64(default))) for name in places)
     return Golden(tuple(parts), expected, rtol, atol)
 
 

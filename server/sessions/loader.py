@@ -1,5 +1,6 @@
 """Brings a version directory into service, or says why not, beside whatever is already serving.
 
+    0  choose the file: full or half precision                 (variants.py)
     1  look at its files: regular, its own, unchanged          (files.py)
     2  open it in a child first, under limits, whatever the isolation asked for: a hostile file hurts nobody
     3  check that what was opened is what card.json vouches for
@@ -11,15 +12,15 @@
 Never knows what version serves now or when the new one takes over: that is the repository's.
 """
 
-import json
 import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
+from dataclasses import replace
 
 from server import modelconfig
 from server.errors import ModelLoadFailed
+from server.log import event
 from server.sessions import limits
 from server.sessions.base import BatchError, LoadedModel, ModelVersion, SessionOptions
 from server.sessions.files import ModelFile, check_files
@@ -28,6 +29,7 @@ from server.sessions.plans import ChildPlan, Report, SessionPlan
 from server.sessions.process import ProcessInstance
 from server.sessions.prove import Fresh, Proof, prove
 from server.sessions.spawn import ChildFailed, SessionChild
+from server.sessions.variants import Variant, candidates
 from server.sessions.watchdog import Watchdog
 from server.spec import InstanceGroup, ModelSpec, TensorSpec
 
@@ -37,7 +39,7 @@ Resolve = Callable[[ModelVersion, Sequence[TensorSpec], Sequence[TensorSpec], in
 MESSAGES_PER_AREA = 16
 """A shared area may hold this many of the largest messages: a batch is several requests."""
 
-MOST_CARD_BYTES = 4 << 20
+CPU, TENSORRT = "CPUExecutionProvider", "TensorrtExecutionProvider"
 
 
 class ModelLoader:
@@ -65,29 +67,42 @@ class ModelLoader:
         Raises:
             ModelLoadFailed: with one sentence saying why; nothing is left behind.
         """
+        started = time.monotonic()
+        *better, last = candidates(version, self._options.device)
+        for variant in better:
+            try:
+                return self._try(version, variant, started)
+            except ModelLoadFailed as error:
+                name, number = version.config.name, version.version
+                event("variant_not_served", model=name, version=number, precision=variant.precision, why=str(error))
+        return self._try(version, last, started)
+
+    def _try(self, version: ModelVersion, variant: Variant, started: float) -> LoadedModel:
         with ExitStack() as undo:
             try:
-                loaded = self._load(version, undo)
+                loaded = self._load(version, variant, started, undo)
             except (ChildFailed, BatchError, OSError) as error:
                 raise ModelLoadFailed(_presentable(str(error))) from error
             undo.pop_all()
         return loaded
 
-    def _load(self, version: ModelVersion, undo: ExitStack) -> LoadedModel:
-        started = time.monotonic()
-        model = check_files(version.model_file)
+    def _load(self, version: ModelVersion, variant: Variant, started: float, undo: ExitStack) -> LoadedModel:
+        model = check_files(variant.file)
         _check_libraries(version)
         plans = self._plans(version, model)
         child, report = _open(plans[0], undo)
-        _check_card(version.directory, report)
+        _check_variant(variant, report)
         model.check_unchanged()
         spec = self._resolve(version, report.inputs, report.outputs, self._options.max_batch_size)
+        spec = _with_precision(spec, variant.precision)
         if self._options.isolation == "none":
             instances = self._inline(spec, plans, report, undo)
             child.close()
         else:
             instances = self._processes(spec, plans, (child, report), undo)
-        proof = Proof(version, spec, report.provider, started + self._options.load_timeout, _labels(report, plans))
+        labels = _labels(variant, report, plans)
+        half = variant.precision == "fp16" or _in_half(version, report)
+        proof = Proof(version, spec, report.provider, started + self._options.load_timeout, half, labels)
         prove(proof, instances)
         memory = report.memory_bytes * len(instances)
         digest = model.digest() if version.config.response_cache else ""
@@ -105,18 +120,25 @@ class ModelLoader:
         ]
         threads = self._threads(version, len(places))
         memory, area = options.memory_limit_bytes, MESSAGES_PER_AREA * options.max_message_bytes
+        parameters, optimization = version.config.parameters, version.config.optimization
+        session = SessionPlan(
+            device=options.device,
+            device_id=0,
+            threads=threads,
+            gpu_memory_limit_bytes=options.gpu_memory_limit_bytes,
+            data_folder=model.folder,
+            cuda_graphs=parameters.get("cuda_graphs", "true").lower() not in ("0", "false", "off"),
+            cores=self._cores,
+            graph_level=optimization.graph_level,
+            parallel_threads=self._parallel_threads(version, threads),
+            tensorrt=optimization.tensorrt,
+            engine_cache=options.engine_cache,
+            max_batch_size=_largest(version, options.max_batch_size),
+        )
         return [
             ChildPlan(
                 model,
-                SessionPlan(
-                    "cpu" if kind == "cpu" else options.device,
-                    gpu,
-                    threads,
-                    options.gpu_memory_limit_bytes,
-                    model.folder,
-                    version.config.parameters.get("cuda_graphs", "true").lower() not in ("0", "false", "off"),
-                    self._cores,
-                ),
+                replace(session, device="cpu" if kind == "cpu" else options.device, device_id=gpu),
                 options.load_timeout,
                 memory,
                 area,
@@ -130,13 +152,18 @@ class ModelLoader:
         Never more than there are cores. One is left to the frontend where sessions have processes of their own.
         """
         cores = len(self._cores) or limits.cores()
-        said = version.config.parameters.get("intra_op_thread_count", "") or self._options.intra_op_threads
-        try:
-            threads = int(said)
-        except ValueError as error:
-            raise ModelLoadFailed(f"intra_op_thread_count: expected a number, got {said!r:.64}") from error
+        threads = _number(version, "intra_op_thread_count") or self._options.intra_op_threads
         frontend = 1 if self._options.isolation == "process" and not self._cores else 0
         return min(threads, cores) if threads > 0 else max(1, (cores - frontend) // instances)
+
+    def _parallel_threads(self, version: ModelVersion, threads: int) -> int:
+        """Return how many branches of the graph run side by side; 0 for one after the other, as without being told."""
+        mode = version.config.parameters.get("execution_mode", "0")
+        if mode not in ("0", "1"):
+            raise ModelLoadFailed(f"execution_mode: expected 0 (sequential) or 1 (parallel), got {mode!r:.64}")
+        said = _number(version, "inter_op_thread_count")
+        cores = len(self._cores) or limits.cores()
+        return 0 if mode == "0" else min(said or threads, cores)
 
     def _processes(
         self, spec: ModelSpec, plans: Sequence[ChildPlan], first: tuple[SessionChild, Report], undo: ExitStack
@@ -170,6 +197,35 @@ def _open(plan: ChildPlan, undo: ExitStack) -> tuple[SessionChild, Report]:
     return child, child.load()
 
 
+def _number(version: ModelVersion, name: str) -> int:
+    """Return a parameter of config.pbtxt, 0 where it is not said."""
+    said = version.config.parameters.get(name) or "0"
+    try:
+        return int(said)
+    except ValueError as error:
+        raise ModelLoadFailed(f"{name}: expected a number, got {said!r:.64}") from error
+
+
+def _in_half(version: ModelVersion, report: Report) -> bool:
+    """Whether TensorRT computes in half precision what the file has in full."""
+    said = (version.config.optimization.tensorrt or {}).get("precision_mode")
+    return report.provider == TENSORRT and said == "FP16"
+
+
+def _with_precision(spec: ModelSpec, precision: str) -> ModelSpec:
+    """Return the spec that says what serves, where config.pbtxt left the choice or nothing of it."""
+    if spec.precision == precision:
+        return spec
+    parameters = {**spec.config.parameters, "precision": precision}
+    return replace(spec, config=replace(spec.config, parameters=parameters))
+
+
+def _largest(version: ModelVersion, tried: int) -> int:
+    """Return the largest batch that may run."""
+    said = version.config.max_batch_size
+    return tried if said is None else said
+
+
 def _check_same(one: str, other: str) -> None:
     if one != other:
         raise ModelLoadFailed("the model file changed while it was being loaded; versions are immutable")
@@ -181,24 +237,19 @@ def _check_libraries(version: ModelVersion) -> None:
         raise ModelLoadFailed("config.pbtxt: expected no model_operations, custom operator libraries are not loaded")
 
 
-def _check_card(directory: Path, report: Report) -> None:
-    """Compare what was opened with the checksum in card.json, where there is one."""
-    path = directory / "card.json"
-    try:
-        if path.stat().st_size > MOST_CARD_BYTES:
-            raise ModelLoadFailed(f"card.json: expected at most {MOST_CARD_BYTES} bytes")
-        card = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelLoadFailed("card.json: expected a JSON object") from error
-    promised = card.get("sha256") if isinstance(card, dict) else None
-    if promised is not None and promised != report.sha256:
-        raise ModelLoadFailed(f"card.json: expected sha256 {promised!s:.64}, model.onnx has {report.sha256}")
+def _check_variant(variant: Variant, report: Report) -> None:
+    """Compare what was opened with the checksum in card.json, where there is one, and with what it is meant for."""
+    if variant.sha256 and variant.sha256 != report.sha256:
+        name = variant.file.name
+        raise ModelLoadFailed(f"card.json: expected sha256 {variant.sha256:.64}, {name} has {report.sha256}")
+    if variant.gpu_only and report.provider == CPU:
+        raise ModelLoadFailed(f"half precision is for a GPU, the session is on {CPU}")
 
 
-def _labels(report: Report, plans: Sequence[ChildPlan]) -> dict[str, str]:
+def _labels(variant: Variant, report: Report, plans: Sequence[ChildPlan]) -> dict[str, str]:
     labels = {"instances": str(len(plans)), "threads": str(plans[0].session.threads)}
+    if variant.precision != "fp32":
+        labels["precision"] = variant.precision
     if report.note:
         labels["device"] = _presentable(report.note)
     if not report.confined:

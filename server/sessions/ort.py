@@ -1,4 +1,4 @@
-"""The home of onnxruntime, with cuda.py: opens sessions, runs them, and translates everything it raises, once.
+"""The home of onnxruntime, with cuda.py and tensorrt.py: opens sessions, runs them, translates what it raises, once.
 
 Providers are always explicit: ONNX Runtime otherwise falls back to the CPU in silence, both when a session opens
 (a missing CUDA library) and in the middle of a run (`enable_fallback`). Nothing above this module sees an
@@ -22,6 +22,14 @@ from server.spec import TensorSpec
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 FATAL = 4
 """ONNX Runtime's log level: everything less than fatal also reaches us as an exception, which we log."""
+
+_LEVELS = {
+    "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+_MODES = onnxruntime.ExecutionMode.ORT_SEQUENTIAL, onnxruntime.ExecutionMode.ORT_PARALLEL
 
 _ONNX_BFLOAT16 = 16
 _OUT_OF_MEMORY = (
@@ -145,11 +153,12 @@ def open_session(model: bytes, plan: SessionPlan) -> OrtSession:
         SessionRefused: with ONNX Runtime's reason.
     """
     if not may_use_gpu(plan):
-        return OrtSession(open_on(model, plan, CPU, {}))
-    from server.sessions.cuda import open_cuda  # noqa: PLC0415  (it stands on this module)
+        note = "TensorRT needs a GPU, there is none" if plan.tensorrt is not None and plan.device != "cpu" else ""
+        return OrtSession(open_on(model, plan, CPU, {}), note)
+    from server.sessions.cuda import open_gpu  # noqa: PLC0415  (it stands on this module)
 
     try:
-        return open_cuda(model, plan)
+        return open_gpu(model, plan)
     except SessionRefused as error:
         if plan.device == "cuda":
             raise
@@ -161,14 +170,21 @@ def may_use_gpu(plan: SessionPlan) -> bool:
     return plan.device == "cuda" or (plan.device == "auto" and CUDA in onnxruntime.get_available_providers())
 
 
-def open_on(model: bytes, plan: SessionPlan, provider: str, provider_options: dict[str, str]) -> Any:  # noqa: ANN401
-    """Return an InferenceSession that really runs on `provider`.
+def open_on(
+    model: bytes,
+    plan: SessionPlan,
+    provider: str,
+    provider_options: dict[str, str],
+    *below: tuple[str, dict[str, str]],
+) -> Any:  # noqa: ANN401
+    """Return an InferenceSession that really runs on `provider`, with `below` and the CPU for what it cannot do.
 
     Raises:
         SessionRefused: ONNX Runtime refused the model, or put it elsewhere.
     """
     options = session_options(plan)
-    providers = [(provider, provider_options)] if provider == CPU else [(provider, provider_options), (CPU, {})]
+    rest = () if provider == CPU else (*below, (CPU, {}))
+    providers = [(provider, provider_options), *rest]
     try:
         session = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
     except RUNTIME_ERRORS as error:
@@ -188,8 +204,9 @@ def session_options(plan: SessionPlan) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = FATAL
     options.intra_op_num_threads = plan.threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = _LEVELS[plan.graph_level]
+    options.inter_op_num_threads = plan.parallel_threads or 1
+    options.execution_mode = _MODES[plan.parallel_threads > 0]
     options.enable_mem_pattern = False  # a plan is kept per input shape, for ever: a leak where lengths vary
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.load_model_format", "ONNX")

@@ -1,10 +1,11 @@
 """What it takes to open one session, and what was found when it was: plain values that cross to the child and back."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from server.sessions.files import ModelFile
-from server.spec import TensorSpec
+from server.spec import GraphLevel, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,15 @@ class SessionPlan:
     cuda_graphs: bool = False
     cores: tuple[int, ...] = ()
     """The cores a child is pinned to; none leaves it where the kernel wants it."""
+    graph_level: GraphLevel = "all"
+    parallel_threads: int = 0
+    """Threads that run branches of the graph side by side; 0 runs one operator after the other."""
+    tensorrt: Mapping[str, str] | None = None
+    """TensorRT's parameters as config.pbtxt has them; None does without it."""
+    engine_cache: str = ""
+    """The directory in which built engines are kept; empty keeps none."""
+    max_batch_size: int = 0
+    """The largest batch that engines are built for."""
 
 
 @dataclass(frozen=True, slots=True)

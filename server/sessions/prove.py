@@ -37,6 +37,8 @@ class Proof:
     spec: ModelSpec
     provider: str
     deadline: float
+    half: bool = False
+    """Whether any of it is computed in half precision."""
     labels: dict[str, str] = field(default_factory=dict)
     costs: tuple[CostPoint, ...] = ()
 
@@ -59,7 +61,7 @@ def prove(proof: Proof, instances: Sequence[Fresh]) -> None:
         ModelLoadFailed: an answer is wrong, or time is up.
         BatchError: a warm-up or golden run broke.
     """
-    golden = read_golden(proof.version.directory, proof.spec)
+    golden = read_golden(proof.version.directory, proof.spec, half=proof.half)
     for instance in instances:
         _warm_up(proof, instance)
         if golden is not None:
@@ -112,7 +114,7 @@ def _check_rows(proof: Proof, instances: Sequence[Fresh], rows: Sequence[Part]) 
         return
     checked = rows[: min(MOST_ROWS_CHECKED, proof.spec.max_batch_size)]
     try:
-        culprit = dependent_output(instances[0], checked, proof.remaining())
+        culprit = dependent_output(instances[0], checked, proof.remaining(), half=proof.half)
     except RunFailed as error:
         culprit = f"whole batch ({error})"
     if culprit is None:

@@ -28,7 +28,7 @@ def metadata(model: ServedModel, versions: Sequence[str]) -> pb.ModelMetadataRes
         platform=spec.platform,
         inputs=[_tensor(tensor) for tensor in spec.inputs],
         outputs=[_tensor(tensor) for tensor in spec.outputs],
-        properties={"provider": model.provider},
+        properties={"provider": model.provider, "precision": spec.precision},
     )
 
 

@@ -67,7 +67,7 @@ def test_a_scrape_reads_what_the_parts_count_themselves(metrics, statistics):
     assert read["sluice_queue_depth", "1", "churn"] == 3
     assert read["sluice_queue_oldest_age_seconds", "1", "churn"] == 0.25
     assert read[("sluice_inflight",)] == 7
-    assert read["sluice_model_loaded", "1", "CPUExecutionProvider", "churn"] == 1
+    assert read["sluice_model_loaded", "1", "CPUExecutionProvider", "churn", "fp32"] == 1
     assert read["sluice_model_load_failures_total", "broken"] == 4
     assert read["sluice_session_restarts_total", "1", "churn"] == 2
     assert read["nv_inference_count", "1", "churn"] == 12

@@ -15,6 +15,7 @@ from server.spec import (
     InstanceGroup,
     ModelConfig,
     ModelVersion,
+    Optimization,
     QueuePolicy,
     TensorSpec,
     VersionPolicy,
@@ -50,7 +51,11 @@ dynamic_batching {
 }
 version_policy: { specific: { versions: [ 3, 1 ] } }
 optimization {
-  execution_accelerators { gpu_execution_accelerator : [ { name : "tensorrt" parameters { key: "p" value: "FP16" } } ] }
+  execution_accelerators { gpu_execution_accelerator : [ {
+    name : "tensorrt"
+    parameters { key: "precision_mode" value: "FP16" } parameters { key: "trt_engine_cache_path" value: "here" }
+  } ] }
+  graph { level: 1 }
   cuda { graphs: true }
   priority: PRIORITY_MAX
 }
@@ -103,11 +108,12 @@ def test_a_hand_written_triton_config_is_read_as_it_is():
             "metric_tags",
             "field_of_a_newer_triton",
             "input.format",
-            "optimization.execution_accelerators",
             "optimization.cuda",
             "optimization.priority",
             "instance_group.rate_limiter",
+            "optimization.execution_accelerators.gpu_execution_accelerator.tensorrt.trt_engine_cache_path",
         ),
+        optimization=Optimization("extended", {"precision_mode": "FP16"}),
     )
 
 
@@ -474,3 +480,67 @@ def test_whatever_config_and_graph_say_the_spec_is_one_that_can_run(dims, graph,
         assert len(served) == len(graph)
         assert all(has in (-1, size) for size, has in zip(served, graph, strict=True))
     assert served[0] == -1 if spec.batches else spec.max_batch_size == 0
+
+
+TENSORRT = """optimization { execution_accelerators { gpu_execution_accelerator [ { name: "tensorrt" %s } ] } }"""
+
+
+def tensorrt(*pairs):
+    return TENSORRT % " ".join(f'parameters {{ key: "{key}" value: "{value}" }}' for key, value in pairs)
+
+
+@pytest.mark.parametrize(("number", "level"), [(-1, "basic"), (0, "all"), (1, "extended"), (2, "none")])
+def test_graph_levels_are_tritons(number, level):
+    assert read_config(f"optimization {{ graph {{ level: {number} }} }}", "m").config.optimization.graph_level == level
+
+
+def test_tensorrt_is_asked_for_by_name_and_its_truth_values_are_made_onnx_runtimes():
+    plain = read_config(tensorrt(), "m").config
+    tuned = read_config(tensorrt(("trt_timing_cache_enable", "1"), ("max_workspace_size_bytes", "1024")), "m").config
+
+    assert read_config("", "m").config.optimization.tensorrt is None
+    assert plain.optimization.tensorrt == {}
+    assert tuned.optimization.tensorrt == {"trt_timing_cache_enable": "True", "max_workspace_size_bytes": "1024"}
+    assert tuned.ignored == ()
+
+
+@pytest.mark.parametrize(
+    ("pair", "says"),
+    [
+        (("precision_mode", "INT8"), "parameters.precision_mode: expected one of FP32, FP16, got 'INT8'"),
+        (("trt_builder_optimization_level", "6"), "expected a whole number from 0 to 5, got '6'"),
+        (("max_workspace_size_bytes", "1e9"), "expected a whole number from 0 to"),
+        (("trt_sparsity_enable", "maybe"), "expected true or false, got 'maybe'"),
+    ],
+)
+def test_a_tensorrt_parameter_out_of_range_is_refused(pair, says):
+    with pytest.raises(ModelLoadFailed, match=says):
+        read_config(tensorrt(pair), "m")
+
+
+def test_a_tensorrt_parameter_that_loads_a_library_is_ignored_by_name():
+    config = read_config(tensorrt(("trt_extra_plugin_lib_paths", "evil.so")), "m").config
+
+    assert config.optimization.tensorrt == {}
+    assert [path.rpartition(".")[2] for path in config.ignored] == ["trt_extra_plugin_lib_paths"]
+
+
+def test_other_accelerators_and_tritons_own_parameters_are_listed():
+    text = """optimization { execution_accelerators {
+      gpu_execution_accelerator { name: "cuda" parameters { key: "use_ep_level_unified_stream" value: "1" } }
+      cpu_execution_accelerator { name: "openvino" } } }
+    parameters { key: "enable_mem_pattern" value { string_value: "0" } }
+    parameters { key: "mine" value { string_value: "0" } }"""
+
+    assert read_config(text, "m").config.ignored == (
+        "optimization.execution_accelerators.cpu_execution_accelerator",
+        "optimization.execution_accelerators.gpu_execution_accelerator.cuda.use_ep_level_unified_stream",
+        "parameters.enable_mem_pattern",
+    )
+
+
+def test_tensorrt_in_an_override_is_plain_json():
+    override = {"optimization": {"executionAccelerators": {"gpuExecutionAccelerator": [
+        {"name": "tensorrt", "parameters": {"precision_mode": "FP16"}}]}}}  # fmt: skip
+
+    assert read_override(json.dumps(override), "m").config.optimization.tensorrt == {"precision_mode": "FP16"}
