@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PYTHON = ROOT / ".venv-check" / "bin" / "python"
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
 LOADER = "import json, sys, yaml; print(json.dumps([yaml.safe_load(open(p)) for p in sys.argv[1:]]))"
+DEFAULTED = re.compile(r"\$\{\w+:-([^}]*)\}")
 FILES = ("docker-compose.yml", "docker-compose.gpu.yml", "docker-compose.secure.yml")
 
 
@@ -57,7 +58,7 @@ def test_the_environment_is_made_of_settings_that_the_server_takes(compose):
         for service in compose[name]["services"].values():
             given = {key: value for key, value in service.get("environment", {}).items() if key.startswith("SLUICE_")}
             assert set(given) - known == set(), name
-            parse({}, given)
+            parse({}, {key: DEFAULTED.sub(r"\1", str(value)) for key, value in given.items()})
 
 
 def test_the_grace_is_longer_than_the_drain(compose):

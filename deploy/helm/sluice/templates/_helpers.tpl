@@ -91,6 +91,11 @@ spec:
         {{- if and $values.redis.passwordSecret (ne $values.redis.mode "none") }}
         - {name: SLUICE_REDIS_PASSWORD_FILE, value: /etc/sluice/redis/password}
         {{- end }}
+        {{- if $values.tracing.endpoint }}
+        - {name: SLUICE_OTLP_ENDPOINT, value: {{ $values.tracing.endpoint | quote }}}
+        - {name: OTEL_TRACES_SAMPLER, value: parentbased_traceidratio}
+        - {name: OTEL_TRACES_SAMPLER_ARG, value: {{ $values.tracing.ratio | quote }}}
+        {{- end }}
         {{- range $name, $value := $values.settings }}
         - {name: {{ printf "SLUICE_%s" (upper $name) }}, value: {{ $value | quote }}}
         {{- end }}
