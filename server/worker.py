@@ -133,16 +133,16 @@ class Worker:
             await self._gate.wait_open()
             self._gate.enter()
             try:
-                claimed = await self._claim_all()
+                more = await self._claim_all()
             except QueueUnavailable:
                 await asyncio.sleep(PAUSE)
                 continue
             finally:
                 self._gate.leave()
-            if not claimed:
-                await self._alarms.until_news()
-            elif self._held:
+            if self._held:
                 await self._pace()
+            if not more:
+                await self._alarms.until_news()
 
     async def _pace(self) -> None:
         """Give a batch time to gather, but not longer than it takes the one before to be answered."""
@@ -162,19 +162,21 @@ class Worker:
                 self._answered.clear()
                 await self._answered.wait()
 
-    async def _claim_all(self) -> int:
-        """Claim from every source that may have something; one that had nothing sets its alarm clock."""
-        claimed = 0
+    async def _claim_all(self) -> bool:
+        """Claim from every source that may have something; return whether there may be more at once."""
+        more = False
         for source in self._sources:
             room = self._capacity - len(self._held)
-            if room > 0 and not self._draining.is_set() and self._alarms.may_have_news(source):
-                claims = await source.claim(room)
-                claimed += len(claims)
-                for claim in claims:
+            if room <= 0 or self._draining.is_set():
+                return True
+            if self._alarms.may_have_news(source):
+                for claim in await source.claim(room):
                     self._start(claim, source)
-                if not claims:
+                if source.drained:
                     self._alarms.set(source)
-        return claimed
+                else:
+                    more = True
+        return more
 
     # running
 

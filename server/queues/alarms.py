@@ -1,6 +1,7 @@
-"""Which sources of claims are worth asking: one that was found empty is left alone until its alarm clock rings.
+"""Which sources of claims are worth asking: one that was drained is left alone until its alarm clock rings.
 
-So a busy source does not pay for the idle ones beside it: an online request costs no claim of jobs.
+So a busy source does not pay for the idle ones beside it, an online request costs no claim of jobs, and no claim is
+made only to find out that there is nothing.
 """
 
 import asyncio
@@ -9,17 +10,17 @@ from server.queues.claims import Claims
 
 
 class Alarms:
-    """An alarm clock for each source that was found empty. On one event loop."""
+    """An alarm clock for each source that was drained. On one event loop."""
 
     def __init__(self) -> None:
         self._clocks: dict[Claims, asyncio.Task[None]] = {}
 
     def set(self, source: Claims) -> None:
-        """Say that `source` had nothing when it was asked just now."""
+        """Say that the last claim took all that `source` had."""
         self._clocks[source] = asyncio.create_task(source.wait())
 
     def may_have_news(self, source: Claims) -> bool:
-        """Whether it was not found empty, or its alarm has rung since."""
+        """Whether it was not drained, or its alarm has rung since."""
         alarm = self._clocks.get(source)
         if alarm is None:
             return True

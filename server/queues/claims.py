@@ -48,6 +48,9 @@ class Renewal:
 class Claims(Protocol):
     """One kind of work of one model. Everything but `close` raises QueueUnavailable while the broker is away."""
 
+    drained: bool
+    """Whether the last claim left nothing waiting: what comes after it sets off the alarm."""
+
     async def claim(self, want: int) -> list[Claim]:
         """Start up to `want` waiting requests, most urgent first; returns at once, maybe with none.
 

@@ -95,6 +95,7 @@ class RedisClaims(ABC):
         self.late = 0
         """Outcomes that came after somebody else had taken over."""
         self.damaged = 0
+        self.drained = False
         self._link = link
         self._bells = bells
         self._member = member
@@ -127,8 +128,9 @@ class RedisClaims(ABC):
             self._turn += 1
             step = -1 if self._turn % _FAIRNESS == 0 else 1
             self._claiming = [self._prefix, self._who, self._token("claim"), want, step]
-        rows, tops = await self._link.run(self.claim_script, self._lanes, self._claiming)
+        rows, tops, drained = await self._link.run(self.claim_script, self._lanes, self._claiming)
         self._claiming = None
+        self.drained = bool(drained)
         self._tops = [top.decode() for top in tops]
         return await self._read(rows)
 

@@ -15,6 +15,7 @@ class FakeClaims:
     def __init__(self):
         self.asked = 0
         self.settled = []
+        self.drained = False
         self._waiting = []
         self._news = asyncio.Event()
 
@@ -26,6 +27,7 @@ class FakeClaims:
         self.asked += 1
         self._news.clear()
         numbers, self._waiting = self._waiting[:want], self._waiting[want:]
+        self.drained = len(numbers) < want
         return [Claim(str(n), number_request(n), 1, 1, str(n)) for n in numbers]
 
     async def wait(self):

@@ -2,7 +2,7 @@
 -- Claim up to `want` online requests, lanes in the order of KEYS or the other way round. Expired ones are dropped without
 -- a word: their frontend has told their callers already.
 -- KEYS lanes   ARGV 2 consumer 3 token 4 want 5 step (1 or -1)
--- -> {{lane number, entry, id, ms left (-1 none), attempt, envelope, frontend}.., tops}
+-- -> {{lane number, entry, id, ms left (-1 none), attempt, envelope, frontend}.., tops, 1 if nothing was left}
 local consumer, now, want, out = ARGV[2], now_ms(), tonumber(ARGV[4]), {}
 
 local function row(number, e, attempt)
@@ -15,17 +15,18 @@ if given then
     local e = redis.call('XRANGE', KEYS[g[1]], g[2], g[2])[1]
     if e then out[#out + 1] = row(g[1], e, 1) end
   end
-  return {out, tops()}
+  return {out, tops(), 0}
 end
 given = {}
-local first, last = 1, #KEYS
+local first, last, drained = 1, #KEYS, 1
 if ARGV[5] == '-1' then first, last = last, first end
 for number = first, last, tonumber(ARGV[5]) do
-  local lane, rows = KEYS[number], 0
+  local lane, rows, more = KEYS[number], 0, true
   for _ = 1, 4 do
-    if #out >= want then break end
-    local entries = read_group(lane, consumer, want - #out)
-    if #entries == 0 then break end
+    if #out >= want or not more then break end
+    local asked = want - #out
+    local entries = read_group(lane, consumer, asked)
+    more = #entries == asked
     for _, e in ipairs(entries) do
       local deadline = tonumber(e[2][4])
       rows = rows + tonumber(e[2][8])
@@ -39,6 +40,7 @@ for number = first, last, tonumber(ARGV[5]) do
     end
   end
   if rows > 0 then redis.call('HINCRBY', P .. 'rows', lane, -rows) end
+  if more then drained = 0 end
 end
 if #given > 0 then remember(consumer, ARGV[3], given) end
-return {out, tops()}
+return {out, tops(), drained}
