@@ -92,13 +92,16 @@ $(CHECK)/.done: deploy/check/requirements.txt
 	@touch $@
 
 # --- bench ---
-.PHONY: bench bench-short bench-queue overload swap session-kill
+.PHONY: bench bench-short bench-large bench-queue overload swap session-kill
 
 bench: dev tools ## measure against the baselines and the limits, on a quiet machine (12 minutes)
 	$(BIN)/python -m bench.suite --json out/bench.json --plots docs/img $(ARGS)
 
 bench-short: dev tools ## the same in half a minute, with bars for a busy machine
 	$(BIN)/python -m bench.suite --quick $(ARGS)
+
+bench-large: dev tools ## 1 MB and 16 MB requests beside the bare transport
+	$(BIN)/python -m bench.large $(ARGS)
 
 overload: dev ## offer 1.2, 2 and 5 times what the server can do: goodput must hold
 	$(BIN)/python -m tests.load.overload $(ARGS)

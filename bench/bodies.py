@@ -34,10 +34,11 @@ def example(model: str) -> dict[str, np.ndarray]:
     return numbers | {name: np.array([[value]], dtype=object) for name, value in words.items()}
 
 
-def body(model: str) -> bytes:
-    """Return the row as a serialised ModelInferRequest."""
+def body(model: str, rows: int = 1) -> bytes:
+    """Return the row, so many times over, as a serialised ModelInferRequest."""
     request = oip.ModelInferRequest(model_name=model)
-    for name, array in example(model).items():
+    for name, one in example(model).items():
+        array = np.repeat(one, rows, axis=0)
         datatype = {"float32": "FP32", "uint8": "UINT8"}.get(str(array.dtype), "BYTES")
         request.inputs.add(name=name, datatype=datatype, shape=array.shape)
         strings = datatype == "BYTES"

@@ -182,6 +182,7 @@ SERVERS: dict[str, Callable[[], None]] = {
     "lean-plain": lambda: _serve_transport(LeanTransport, _echo),
     "handover": _serve_handover,
     "handover-plain": _serve_handover,
+    "silent": lambda: _serve_transport(LeanTransport, lambda call, _: call.reply(b"")),
     "aio": lambda: _serve_transport(AioTransport, _echo),
     "pool": _serve_pool,
 }

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.results import Results, median, spread
+from bench.results import WIDE, Results, median, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,8 +15,12 @@ COLOURS = {"sluice": "#0b7285", "naive-aio": "#c92a2a", "thread-pool": "#e67700"
 def table(results: Results) -> str:
     """Return the tables in Markdown."""
     parts = [f"{results.date}; {'; '.join(results.machine.values())}", *_closed(results), *_open(results)]
-    loops = [[model, f"{results.best_loop(model):.0f}"] for model in results.loops]
-    parts.append("Bare session loop, best of its batch sizes and threads\n\n" + _grid(["model", "rows/s"], loops))
+    loops = [
+        [model, f"{results.best_loop(model):.0f}", spread(results.wide[model], "rows_per_second")]
+        for model in results.loops
+    ]
+    head = ["model", "bare loop", f"sluice, {WIDE} rows a request"]
+    parts.append("Rows/s, the bare session loop at its best batch size and threads\n\n" + _grid(head, loops))
     memory = [[name, spread(runs, "rss"), spread(runs, "pss")] for name, runs in results.memory.items()]
     parts.append("Memory with all three models, MB\n\n" + _grid(["server", "RSS", "PSS"], memory))
     variants = [[name, spread(runs, "rate"), spread(runs, "cpu_us")] for name, runs in results.variants.items()]

@@ -38,6 +38,8 @@ class Results:
     """Model -> server -> calls in flight -> runs."""
     open: defaultdict[str, defaultdict[str, defaultdict[str, list[Run]]]] = field(default_factory=_by_server)
     """Model -> server -> share of saturation -> runs."""
+    wide: defaultdict[str, list[Run]] = field(default_factory=_runs)
+    """Model -> runs of Sluice with `WIDE` rows a request; rates are of requests."""
     loops: defaultdict[str, list[list[Run]]] = field(default_factory=lambda: defaultdict(list))
     """Model -> rounds of the bare session loop."""
     variants: defaultdict[str, list[Run]] = field(default_factory=_runs)
@@ -54,6 +56,10 @@ class Results:
     def best_loop(self, model: str) -> float:
         """Return the most rows a second that ONNX Runtime alone made of a model; the median of the rounds' best."""
         return float(statistics.median(max(run["rows_per_second"] for run in found) for found in self.loops[model]))
+
+
+WIDE = 32
+"""Rows of a request where the question is what the sessions can do, not what a request costs."""
 
 
 def median(runs: Sequence[Run], key: str) -> float:

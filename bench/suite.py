@@ -18,7 +18,7 @@ from pathlib import Path
 from bench import opened, promises, report
 from bench.bodies import MODELS, body, newest_version
 from bench.closed import H2Load, installed
-from bench.results import Results, bare_loop, machine
+from bench.results import WIDE, Results, bare_loop, machine
 from bench.targets import ECHO, ROOT, Target, baseline, echo, sluice, started
 
 BASELINES = {"naive-aio": "naive_aio", "thread-pool": "thread_pool"}
@@ -71,6 +71,8 @@ class Suite:
         for model in self._options.models:
             self._closed(model)
             self._open(model, number)
+            if model != "churn":
+                self._wide(model)
             self._results.loops[model].append(bare_loop(newest_version(self._options.store, model), self._options))
         for name, target in self._servers.items():
             if target.process:
@@ -91,6 +93,13 @@ class Suite:
             for name in self._compared():
                 run = self._load(name, model).run(in_flight, self._options.seconds)
                 self._results.add_closed(model, name, in_flight, asdict(run))
+
+    def _wide(self, model: str) -> None:
+        key = "sluice", f"{model} wide"
+        if key not in self._loads:
+            self._loads[key] = H2Load(self._servers["sluice"], model, body(model, WIDE), self._folder)
+        run = self._loads[key].run(16, self._options.seconds)
+        self._results.wide[model].append(asdict(run) | {"rows_per_second": run.rate * WIDE})
 
     def _open(self, model: str, number: int) -> None:
         for share in self._options.shares:

@@ -37,6 +37,13 @@ Measured with one thread: doubling the batch of the churn model still gains 14 %
 16 % from one row to two and 3 % at most after that; 10 % tells a fixed cost being shared from the noise of a median.
 """
 
+BATCH_COST = 0.00015
+"""Seconds of CPU that a batch costs outside its session: putting it together, waking the child, taking it apart.
+
+The curve does not hold them, because they are spent while the session runs the batch before. Where cores are few they
+count all the same: without them the knee of a model whose every row costs the same is a single row.
+"""
+
 
 class CostCurve:
     """t(b) in seconds for b rows, never falling with b."""
@@ -136,7 +143,7 @@ class CostCurve:
 
     def knee(self) -> int:
         """Return the smallest measured batch that no larger one beats by a worthwhile gain in rows per second."""
-        rates = [rows / seconds for rows, seconds in zip(self._rows, self._seconds, strict=True)]
+        rates = [rows / (seconds + BATCH_COST) for rows, seconds in zip(self._rows, self._seconds, strict=True)]
         enough = max(rates) / (1 + WORTHWHILE_GAIN)
         return next(rows for rows, rate in zip(self._rows, rates, strict=True) if rate >= enough)
 

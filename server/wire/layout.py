@@ -8,13 +8,13 @@ here), then raw_input_contents.
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
 from server.codec import check_text, is_plain
 from server.errors import InvalidRequest
-from server.messages import ITEM_BYTES, InferRequest, Packed, element_count
+from server.messages import ITEM_BYTES, Buffer, InferRequest, Packed, element_count
 from server.spec import ModelSpec
 from server.wire.prescan import varint
 from server.wire.shared_memory import Place
@@ -22,6 +22,9 @@ from server.wire.text import dims, quote
 
 RAW_TAG = 0x3A
 """raw_input_contents, length-delimited."""
+
+LARGE = 64 << 10
+"""Bytes from which a tensor is not copied out of its message but looked at, which keeps the message in memory."""
 
 
 @dataclass(slots=True)
@@ -51,11 +54,11 @@ class Slot:
         self.elements = element_count(shape)
         self.nbytes = self.elements * ITEM_BYTES[datatype] if datatype != "BYTES" else -1
 
-    def check(self, raw: bytes) -> None:
+    def check(self, raw: Buffer) -> None:
         """Prove that `raw` is this input's raw form. Raises InvalidRequest."""
         if self.datatype == "BYTES":
             try:
-                check_text(raw, self.elements)
+                check_text(bytes(raw), self.elements)
             except InvalidRequest as error:
                 raise InvalidRequest(f"input {quote(self.name)}: {error}") from error
         elif len(raw) != self.nbytes:
@@ -63,7 +66,7 @@ class Slot:
                 f"input {quote(self.name)}: expected {self.nbytes} bytes of raw contents for "
                 f"{self.datatype} {dims(self.shape)}, got {len(raw)}"
             )
-        elif self.datatype == "BOOL" and raw.translate(None, b"\0\1"):
+        elif self.datatype == "BOOL" and bytes(raw).translate(None, b"\0\1"):
             raise InvalidRequest(f"input {quote(self.name)}: expected every BOOL byte to be 0 or 1")
 
 
@@ -90,7 +93,7 @@ class Layout:
         self._bools = [(index, slot) for index, slot in enumerate(slots) if slot.datatype == "BOOL"]
         self._steps = _steps(slots)
 
-    def request(self, raws: list[bytes], request_id: str, deadline: float) -> InferRequest:
+    def request(self, raws: Sequence[Buffer], request_id: str, deadline: float) -> InferRequest:
         """Build the request from its raw contents, one per slot, lengths of the fixed-size ones already proven.
 
         Raises:
@@ -98,7 +101,7 @@ class Layout:
         """
         size = 0
         for index, slot, single in self._texts:
-            raw = raws[index]
+            raw = bytes(raws[index])  # which it is already: nothing is copied
             size += len(raw)
             if not (single and is_plain(raw)):
                 slot.check(raw)
@@ -111,12 +114,18 @@ class Layout:
             self.rows, size // self.rows, asked.outputs, asked.priority, deadline, asked.timeout, "", spec,
         )  # fmt: skip
 
-    def cut(self, data: bytes, at: int) -> list[bytes] | None:
+    def cut(self, data: bytes, at: int) -> list[Buffer] | None:
         """Cut data[at:] into raw contents, None unless it is one field per slot of the length it must have."""
-        raws: list[bytes] = []
+        raws: list[Buffer] = []
         end = len(data)
         for unpack, size, heads in self._steps:
-            if unpack is None:
+            if unpack is None and size:
+                start = at + len(heads[0])
+                if start + size > end or not data.startswith(heads[0], at):
+                    return None
+                at = start + size
+                raws.append(memoryview(data)[start:at])
+            elif unpack is None:
                 if at >= end or data[at] != RAW_TAG:
                     return None
                 length = data[at + 1] if at + 1 < end else 0x80
@@ -135,16 +144,17 @@ class Layout:
 
 
 _Step = tuple[Callable[[bytes, int], tuple[bytes, ...]] | None, int, tuple[bytes, ...]]
+"""What cuts a run of tensors, its size, and what stands before each; no cutter for a large tensor or one of BYTES."""
 
 
 def _steps(slots: list[Slot]) -> list[_Step]:
-    """Plan the cut: neighbouring tensors of fixed size are cut by one struct, a BYTES tensor by its own length."""
+    """Plan the cut: neighbouring small tensors are cut by one struct, a BYTES tensor by its own length."""
     steps: list[_Step] = []
     run: list[Slot] = []
     for slot in slots:
-        if slot.nbytes < 0:
+        if slot.nbytes < 0 or slot.nbytes > LARGE:
             steps += [_run(run)] if run else []
-            steps.append((None, 0, ()))
+            steps.append((None, slot.nbytes, (_head(slot),)) if slot.nbytes > 0 else (None, 0, ()))
             run = []
         else:
             run.append(slot)
@@ -152,12 +162,16 @@ def _steps(slots: list[Slot]) -> list[_Step]:
 
 
 def _run(slots: list[Slot]) -> _Step:
-    heads = tuple(bytes([RAW_TAG]) + encode_varint(slot.nbytes) for slot in slots)
+    heads = tuple(map(_head, slots))
     cutter = struct.Struct("".join(f"{len(head)}s{slot.nbytes}s" for head, slot in zip(heads, slots, strict=True)))
     return cutter.unpack_from, cutter.size, heads
 
 
-def _arranger(places: list[int]) -> Callable[[list[bytes]], tuple[bytes, ...]] | None:
+def _head(slot: Slot) -> bytes:
+    return bytes([RAW_TAG]) + encode_varint(slot.nbytes)
+
+
+def _arranger(places: list[int]) -> Callable[[Sequence[Buffer]], Sequence[Buffer]] | None:
     """Return what brings raw contents into the model's order, None where they are in it."""
     return None if places == sorted(places) else itemgetter(*places)
 

@@ -38,6 +38,15 @@ def test_a_short_run_of_the_suite_measures_everybody_and_judges(tmp_path):
     assert {path.name for path in tmp_path.glob("*.png")} == {"bench-cost.png", "bench-overload.png"}
 
 
+@needs_h2load
+def test_large_requests_are_measured_beside_the_bare_transport():
+    command = [sys.executable, "-m", "bench.large", "--rounds", "1", "--seconds", "0.2", "--bar", "0.2"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert [line.split(":")[0] for line in ran.stdout.splitlines()] == ["held   1 MB requests", "held   16 MB requests"]
+
+
 @pytest.mark.parametrize("script", ["overload", "session_kill", "swap"])
 def test_a_load_script_holds_what_must_never_break(script):
     command = [sys.executable, "-m", f"tests.load.{script}", "--relaxed", "--seconds", "3"]

@@ -43,8 +43,9 @@ def test_the_knee_is_where_more_rows_no_longer_pay():
     assert curve().knee() == 64
 
 
-def test_a_model_without_a_fixed_cost_has_its_knee_at_one_row():
-    assert curve(lambda rows: 0.001 * rows).knee() == 1
+@pytest.mark.parametrize(("row", "knee"), [(0.1, 1), (0.001, 2), (0.0003, 8), (0.0001, 16)])
+def test_the_knee_of_a_model_without_a_fixed_cost_only_shares_what_a_batch_costs_outside(row, knee):
+    assert curve(lambda rows: row * rows).knee() == knee
 
 
 def test_a_model_that_saturates_has_its_knee_where_it_does():

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from server.errors import InvalidRequest
 from server.messages import ITEM_BYTES, InferResponse, Tensor, element_count
 from server.pb import open_inference_pb2 as pb
 from server.transports.base import StatusCode, StatusError
 from server.wire.answer import encode
-from server.wire.layout import Asked, Layout, encode_varint
+from server.wire.layout import LARGE, Asked, Layout, encode_varint
 from server.wire.prescan import varint
 from server.wire.reader import Reader
 from tests import wire
@@ -102,6 +103,38 @@ def test_a_recognised_layout_takes_other_contents_and_another_id(case, data):
         assert (
             layout is taught or built.parameters
         )  # a map of one entry keeps its bytes; protobuf promises nothing more
+
+
+@pytest.mark.parametrize("cut", [0, 1, -1], ids=["whole", "a byte short", "a byte long"])
+def test_a_large_tensor_is_looked_at_and_not_copied(cut):
+    wide = LARGE + 1
+    promised = wire.spec(
+        "m", [("a", "UINT8", (-1, 2)), ("b", "BOOL", (-1, wide)), ("c", "BYTES", (-1, 1)), ("d", "INT8", (-1, wide))], []
+    )
+    reader = Reader(FakeCatalog(promised), LIMITS)
+    raws = [b"aa", bytes([1]) * wide, text(b"x"), b"d" * wide]
+
+    def ask():
+        built = pb.ModelInferRequest(model_name="m")
+        for tensor, raw in zip(promised.inputs, raws, strict=True):
+            built.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=(1, *tensor.shape[1:]))
+            built.raw_input_contents.append(raw)
+        return reader.read(built.SerializeToString(), 5.0)[0]
+
+    ask()
+    raws[3] = b"e" * (wide - cut)
+    if cut:
+        with pytest.raises(InvalidRequest, match=f"expected {wide} bytes of raw contents"):
+            ask()
+        return
+    request = ask()
+
+    assert [bytes(tensor.data) for tensor in request.inputs] == raws
+    assert [type(tensor.data) for tensor in request.inputs] == [bytes, memoryview, bytes, memoryview]
+
+    raws[1] = bytes([2]) * wide
+    with pytest.raises(InvalidRequest, match="BOOL byte"):
+        ask()
 
 
 def test_a_layout_is_forgotten_with_its_version():
