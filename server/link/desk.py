@@ -14,7 +14,7 @@ from server.errors import ServingError
 from server.link.end import End, Handler
 from server.link.failures import encode_error
 from server.link.frames import ASK, CANCEL, REFUSAL, REQUEST, REQUEST_TEMPLATE, TOLD, CorruptFrame, frame
-from server.link.templates import AnswerWriter, RequestReader
+from server.link.packets import AnswerWriter, RequestReader
 from server.messages import Buffer, InferResponse, Ticket
 from server.queues.base import Queue
 from server.spec import ModelSpec

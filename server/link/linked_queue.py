@@ -18,7 +18,7 @@ from server.errors import QueueUnavailable
 from server.link.end import End, Handler
 from server.link.failures import decode_error
 from server.link.frames import ANSWER, ANSWER_TEMPLATE, ASK, CANCEL, REFUSAL, TOLD, CorruptFrame, frame
-from server.link.templates import AnswerReader, RequestWriter
+from server.link.packets import AnswerReader, RequestWriter
 from server.messages import Buffer, InferRequest, Reply, Ticket
 from server.queues.base import QueueStatistics
 from server.spec import ModelSpec
