@@ -5,6 +5,7 @@
  *   old       neither can tell its energy: NVML_ERROR_NOT_SUPPORTED
  *   unknown   the second one does not know its power: NVML_ERROR_UNKNOWN
  *   uncountable   how many there are is NVML_ERROR_UNKNOWN
+ *   half      the second one hangs when its power is asked for, the first has answered by then
  *   hang      nothing answers until the file says something else
  *   nodriver  the library is there and the driver is not: NVML_ERROR_DRIVER_NOT_LOADED
  */
@@ -27,7 +28,7 @@ static void state(char text[32]) {
 static int is(const char *wanted) {
     char text[32];
     state(text);
-    while (!strcmp(text, "hang")) {
+    while (!strcmp(text, "hang") || (!strcmp(text, "half") && !strcmp(wanted, "unknown"))) {
         usleep(5000);
         state(text);
     }

@@ -83,7 +83,7 @@ class RedisCache:
     def send(self, errand: Errand) -> bool:
         """Hand an errand over, or return False where Redis is away."""
         with self._lock:
-            # under the lock, so that none is added after `_switch` said no
+            # under the lock, so that none comes after the last look into the inbox
             if self._available:
                 self._inbox.put(errand)
             return self._available
@@ -111,8 +111,6 @@ class RedisCache:
     async def _hand_over(self, messenger: Messenger) -> None:
         while True:
             messenger.add(await self._inbox.take_all())
-            if not self._available:
-                messenger.give_up()
 
     def _switch(self, *, available: bool) -> None:
         with self._lock:

@@ -46,7 +46,7 @@ class Errand:
 
 
 class Switch(Protocol):
-    """Told whether errands can be taken; once it was told no, none must be added before it is told yes."""
+    """Told whether Redis is there. What is added while it is not waits for it, or for its deadline."""
 
     def __call__(self, *, available: bool) -> None: ...  # noqa: D102 - see the class
 

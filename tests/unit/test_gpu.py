@@ -26,7 +26,7 @@ for state in sys.argv[1:]:
     with open(path + ".new", "w") as file:
         file.write(state)
     os.replace(path + ".new", path)  # never half-written: a driver that hangs looks at it all the time
-    reader._patience = 0.1 if state == "hang" else 60
+    reader._patience = 60 if state not in ("hang", "half") else 0.5 if state == "half" else 0.1
     print(json.dumps(dataclasses.asdict(reader.read())))
     if state == "hang":
         assert sum(thread.name == "gpu" for thread in threading.enumerate()) == 1
@@ -124,6 +124,13 @@ def test_a_driver_that_hangs_holds_up_no_scrape_for_longer_than_the_patience_and
     assert [reading["errors"] for reading in (first, second, later)] == [1, 2, 2]
     assert uuids(after) == uuids(later) == ["GPU-0", "GPU-1"]
     assert len({event["why"] for event in events}) == len(events) == 1
+
+
+def test_half_a_reading_is_none(stub):
+    (half, later), _ = readings(stub.environment(), "half", "ok")
+
+    assert half == {"gpus": [], "errors": 1}
+    assert uuids(later) == ["GPU-0", "GPU-1"]
 
 
 def test_without_a_driver_there_is_nothing_to_tell_and_one_line_says_so_until_it_comes(stub):
