@@ -65,14 +65,14 @@ class BatchLayout:
         plain = self._plain[index]
         if plain is not None and nbytes == rows * plain[1]:
             return Column(index, (rows, *plain[0]), chunks, nbytes)
-        return self._odd_column(Column(index, (), chunks, nbytes), rows, [part.inputs[place] for part in parts])
+        return self._odd_column(Column(index, (), chunks, nbytes), rows, parts, place)
 
-    def _odd_column(self, column: Column, rows: int, tensors: Sequence[Tensor]) -> Column:
+    def _odd_column(self, column: Column, rows: int, parts: Sequence[Part], place: int) -> Column:
         """Work out the shape of a column whose rows are not all of one size by promise."""
-        first, spec = tensors[0], self.inputs[column.index]
+        first, spec = parts[0].inputs[place], self.inputs[column.index]
         shape = (rows, *first.shape[1:]) if self.batches else first.shape
-        if len(tensors) > 1 and -1 in spec.shape[1:]:
-            _check_alike(tensors)
+        if len(parts) > 1 and -1 in spec.shape[1:]:
+            _check_alike([part.inputs[place] for part in parts])
         if first.datatype != "BYTES" and column.nbytes != math.prod(shape) * ITEM_BYTES[first.datatype]:
             raise RunFailed(
                 f"input {spec.name!r}: shape {list(shape)} of {first.datatype} came with {column.nbytes} bytes"
