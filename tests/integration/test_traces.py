@@ -153,3 +153,18 @@ def run_job(front, metadata):
 
 def roles(heard, number):
     return {span.name: span.resource["sluice.role"] for span in heard.trace(trace_id(number))}
+
+
+def test_frontend_processes_trace_what_their_engine_ran(store):
+    with collector() as heard:
+        flags = ("--frontends", "2", "--otlp-endpoint", heard.url, "--log-format", "json")
+        with serve(*flags, store=store) as server:
+            for number in range(1, 9):
+                infer(server, caller(number))
+            ended = server.stop()
+
+    assert ended == 0
+    for number in range(1, 9):
+        assert heard.tree(trace_id(number), CALLER) == {RPC: IN_PROCESS}
+        rpc, *parts = sorted(heard.trace(trace_id(number)), key=lambda span: span.name != RPC)
+        assert all(rpc.start <= part.start <= part.end <= rpc.end for part in parts)
