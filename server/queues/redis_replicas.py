@@ -3,7 +3,8 @@
 Redis replicates asynchronously: a primary that dies takes with it what no replica has. One round says three things on
 one connection, and so about one and the same server: that each job exists here; a write of our own, whose place in the
 replication stream is behind theirs; WAIT, until so many replicas have reached that place. WAIT alone would not do: it
-looks at the writes of its own connection, and after a failover it would vouch for a server that never had the job.
+is documented for the writes of its own connection only (7.0 waits for all that came before), and after a failover it
+would vouch for a server that never had the job.
 """
 
 import asyncio

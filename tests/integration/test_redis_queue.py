@@ -237,3 +237,15 @@ async def test_the_worker_sees_what_is_left_of_the_deadline_on_its_own_clock(red
         await eventually(lambda: asked.outcomes, "an answer")
 
         assert 15 < scheduler.seen[0].deadline - time.monotonic() < 20
+
+
+async def test_a_claim_says_whether_it_left_something(redis):
+    async with frontend(redis.url) as queue, open_link(redis.url, "worker") as link:
+        bells = RedisBells(link)
+        claims = RedisOnlineClaims(link, bells, RedisMember(link, "w", heartbeat=1.0), MODEL, ("1",), lease=30.0)
+        asked = [Asked(queue, number) for number in range(5)]
+        await eventually(lambda: all(one.ticket.entry for one in asked), "all were sent")
+        said = [(len(await claims.claim(want)), claims.drained) for want in (2, 4)]
+        await bells.close()
+
+    assert said == [(2, False), (3, True)]

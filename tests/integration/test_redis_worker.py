@@ -321,3 +321,19 @@ async def test_a_lane_is_never_starved_by_urgent_jobs(redis):
 
         order = [number_of(request) for request in scheduler.seen]
         assert order.index(0) < 10
+
+
+async def test_a_claim_says_whether_it_left_something(redis):
+    async with open_jobs(redis.url) as jobs, open_claims(redis.url, "a") as claims:
+        await submit(jobs, 5)
+        said = [(len(await claims.claim(want)), claims.drained) for want in (2, 3, 1)]
+
+    assert said == [(2, False), (3, False), (0, True)]
+
+
+async def test_a_claim_that_took_all_there_was_says_so(redis):
+    async with open_jobs(redis.url) as jobs, open_claims(redis.url, "a") as claims:
+        await submit(jobs, 5)
+
+        assert len(await claims.claim(6)) == 5
+        assert claims.drained
