@@ -42,6 +42,8 @@ class Closed:
     p999_ms: float
     cpu_us: float | None
     """CPU microseconds a call of the server and its children; None for a peer elsewhere."""
+    switches: float | None
+    """Context switches a call of the server's threads: what handing the interpreter's lock over costs."""
     batch_rows: float | None
     padded_rows: float | None
     generator_share: float
@@ -69,16 +71,28 @@ class H2Load:
         if in_flight not in self._rates:
             self._rates[in_flight] = self._load(in_flight, FEWEST + 2 * in_flight)[0]
         calls = max(int(self._rates[in_flight] * seconds), FEWEST)
-        before, cpu = self._target.scrape(self._model), self._target.cpu_seconds()
+        target = self._target
+        before, cpu, switches = target.scrape(self._model), target.cpu_seconds(), target.switches()
         rate, times, share = self._load(in_flight, calls)
-        used = (self._target.cpu_seconds() - cpu) / calls * 1e6 if self._target.process else None
+        used = (target.cpu_seconds() - cpu) / calls * 1e6 if target.process else None
+        switched = (target.switches() - switches) / calls if target.process else None
         self._rates[in_flight] = rate
         delta = self._counted(before, calls)
         p50, p99, p999 = (float(np.percentile(times, q)) / 1000 for q in (50, 99, 99.9))
         caution = f"h2load took {share:.0%} of a core" if share > SERVER_BOUND_SHARE else ""
         rows = delta["rows"] / delta["batches"] if delta else None
         return Closed(
-            in_flight, rate, p50, p99, p999, used, rows, delta["padded_rows"] if delta else None, share, caution
+            in_flight,
+            rate,
+            p50,
+            p99,
+            p999,
+            used,
+            switched,
+            rows,
+            delta["padded_rows"] if delta else None,
+            share,
+            caution,
         )
 
     def _counted(self, before: dict[str, float], calls: int) -> dict[str, float]:

@@ -29,8 +29,19 @@ def table(results: Results) -> str:
 
 
 def _closed(results: Results) -> Iterator[str]:
-    head = ["server", "in flight", "calls/s", "p50 ms", "p99 ms", "p99.9 ms", "CPU us/call", "rows/batch", "padded"]
-    keys = ("rate", "p50_ms", "p99_ms", "p999_ms", "cpu_us", "batch_rows", "padded_rows")
+    head = [
+        "server",
+        "in flight",
+        "calls/s",
+        "p50 ms",
+        "p99 ms",
+        "p99.9 ms",
+        "CPU us/call",
+        "switches",
+        "rows/batch",
+        "padded",
+    ]
+    keys = ("rate", "p50_ms", "p99_ms", "p999_ms", "cpu_us", "switches", "batch_rows", "padded_rows")
     for model, servers in results.closed.items():
         rows = [
             [name, level, *(spread(runs, key) for key in keys)]

@@ -40,6 +40,10 @@ class Target:
         """Return CPU time used so far by the server and its children, user and system."""
         return sum(sum(process.cpu_times()[:2]) for process in self._tree())
 
+    def switches(self) -> int:
+        """Return how often the server's threads gave up a core or were made to, its children not counted."""
+        return sum(_switches(path) for path in Path(f"/proc/{self.process.pid}/task").iterdir()) if self.process else 0
+
     def memory(self) -> Memory:
         """Return what the server and its children occupy; PSS counts shared pages once."""
         infos = [process.memory_full_info() for process in self._tree()]
@@ -60,6 +64,14 @@ class Target:
 
     def _tree(self) -> list[psutil.Process]:
         return [] if self.process is None else [self.process, *self.process.children(recursive=True)]
+
+
+def _switches(thread: Path) -> int:
+    try:
+        status = (thread / "status").read_text()
+    except FileNotFoundError:  # it ended meanwhile
+        return 0
+    return sum(map(int, re.findall(r"ctxt_switches:\s+(\d+)", status)))
 
 
 @contextmanager

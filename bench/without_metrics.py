@@ -1,19 +1,20 @@
-"""Sluice with its accounting taken out: what nothing counted and nothing logged would cost, for comparison only.
+"""Sluice with its counting taken out: what it would cost if there were no metrics, for comparison only.
 
 python -m bench.without_metrics serve ...; the server itself has no such switch, because the difference is small.
 """
 
 import sys
 
-from server.accounting import Accountant
 from server.cli.main import main
+from server.counts import RequestCounts
 from server.statistics import Histogram, ModelStatistics
 
 
-def _nothing(*_: object) -> None:
+def _nothing(*_: object) -> int:
     """Count nothing."""
+    return 0
 
 
 if __name__ == "__main__":
-    Accountant.finished = Histogram.observe = ModelStatistics.executed = _nothing  # type: ignore[method-assign,assignment]
+    RequestCounts.count = Histogram.observe = ModelStatistics.executed = _nothing  # type: ignore[method-assign,assignment]
     sys.exit(main())

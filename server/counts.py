@@ -1,6 +1,6 @@
 """Finished RPCs by model, version, method and code, and for each bucket of their durations one request as an example.
 
-Counting is on the hot path: two dictionary look-ups, a bisect, and one look whether the bucket wants an example. It
+Counting is on the hot path: one dictionary look-up, a bisect, and one look whether the bucket wants an example. It
 wants one, the first it meets, after each time the counts were read; so examples cost nothing per request and are
 never older than the traffic. This module must never know who reads the counts.
 """
@@ -45,6 +45,16 @@ class Durations(Histogram):
         return other
 
 
+class _Line:
+    """What is counted under one (model, version, method, code); the durations are those of every code."""
+
+    __slots__ = ("count", "durations")
+
+    def __init__(self, durations: Durations) -> None:
+        self.count = 0
+        self.durations = durations
+
+
 Counted = tuple[dict[tuple[str, str, str, str], int], dict[tuple[str, str, str], Durations]]
 """Finished RPCs by (model, version, method, code), and how long they took by (model, version, method)."""
 
@@ -54,7 +64,7 @@ class RequestCounts:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._codes: dict[tuple[str, str, str, str], int] = {}
+        self._lines: dict[tuple[str, str, str, str], _Line] = {}
         self._seconds: dict[tuple[str, str, str], Durations] = {}
 
     def count(self, model: str, version: str, method: str, code: str, seconds: float) -> bool:
@@ -63,14 +73,19 @@ class RequestCounts:
         Returns:
             Whether it would make a good example: then call `exemplify`.
         """
-        key = (model, version, method)
         with self._lock:
-            codes = (model, version, method, code)
-            self._codes[codes] = self._codes.get(codes, 0) + 1
-            histogram = self._seconds.get(key)
-            if histogram is None:
-                histogram = self._seconds[key] = Durations()
-            return histogram.due[histogram.observe(seconds)]
+            line = self._lines.get((model, version, method, code)) or self._line(model, version, method, code)
+            line.count += 1
+            durations = line.durations
+            return durations.due[durations.observe(seconds)]
+
+    def _line(self, model: str, version: str, method: str, code: str) -> _Line:
+        key = (model, version, method)
+        durations = self._seconds.get(key)
+        if durations is None:
+            durations = self._seconds[key] = Durations()
+        line = self._lines[*key, code] = _Line(durations)
+        return line
 
     def exemplify(self, key: tuple[str, str, str], seconds: float, request_id: str, trace_id: str) -> None:
         """Make a request that was counted its bucket's example; one that nobody could find again is passed over."""
@@ -88,4 +103,4 @@ class RequestCounts:
             read = {key: histogram.copy() for key, histogram in self._seconds.items()}
             for histogram in self._seconds.values():
                 histogram.due[:] = [True] * len(histogram.due)
-            return dict(self._codes), read
+            return {key: line.count for key, line in self._lines.items()}, read

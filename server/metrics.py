@@ -61,7 +61,9 @@ FAMILIES: tuple[Family, ...] = (
     Family("sluice_queue_oldest_age_seconds", "gauge", MODEL, "Age of the oldest waiting request."),
     Family("sluice_inflight", "gauge", (), "RPCs accepted and not yet answered."),
     Family(
-        "sluice_model_loaded", "gauge", (*MODEL, "provider", "precision"),
+        "sluice_model_loaded",
+        "gauge",
+        (*MODEL, "provider", "precision"),
         "1 for each version in service, with what runs it and which of its files, fp32 or fp16.",
     ),
     Family("sluice_model_load_seconds", "gauge", MODEL, "How long bringing the version into service took."),
