@@ -9,6 +9,7 @@ import json
 import threading
 from collections.abc import Callable, Container, Mapping
 from dataclasses import astuple
+from functools import partial
 
 from server.errors import ServingError
 from server.link.end import End, Handler
@@ -66,9 +67,10 @@ class Desk:
     def _on_request(self, number: int, data: Buffer, start: int, stop: int) -> None:
         if number in self._owed:
             raise CorruptFrame(f"a second request {number}")
-        owed = self._owed[number] = _Owed(self, number)
+        owed = self._owed[number] = _Owed()
         try:
-            owed.ticket = self._queue.submit(self._requests.read(data, start, stop), owed)
+            request = self._requests.read(data, start, stop)
+            owed.ticket = self._queue.submit(request, partial(self.answer, number))
         except ServingError as error:
             self.answer(number, error)
 
@@ -83,14 +85,9 @@ class Desk:
 
 
 class _Owed:
-    """The reply of one request."""
+    """One request not yet answered. Its reply does not know it: they would keep each other alive."""
 
-    __slots__ = ("_desk", "_number", "ticket")
+    __slots__ = ("ticket",)
 
-    def __init__(self, desk: Desk, number: int) -> None:
-        self._desk = desk
-        self._number = number
+    def __init__(self) -> None:
         self.ticket: Ticket | None = None
-
-    def __call__(self, outcome: InferResponse | ServingError) -> None:
-        self._desk.answer(self._number, outcome)

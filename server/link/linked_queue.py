@@ -32,7 +32,7 @@ class LinkedQueue:
 
     def __init__(self, number_of: Callable[[ModelSpec | None], int]) -> None:
         self._numbers = itertools.count()
-        self._open: dict[int, _Sent] = {}
+        self._open: dict[int, tuple[Reply, str]] = {}
         self._answers = AnswerReader()
         self._number_of = number_of
         self._gathering: int | None = None
@@ -49,14 +49,14 @@ class LinkedQueue:
 
     def submit(self, request: InferRequest, reply: Reply) -> Ticket:
         """See `Queue.submit`; refusals come as the reply."""
-        sent = _Sent(self, next(self._numbers), request.id, reply)
-        self._open[sent.number] = sent
-        self._requests.write(sent.number, request)
+        number = next(self._numbers)
+        self._open[number] = reply, request.id
+        self._requests.write(number, request)
         if threading.get_ident() != self._gathering:
             self._end.flush()
-        if self._end.lost and self._open.pop(sent.number, None) is not None:
+        if self._end.lost and self._open.pop(number, None) is not None:
             raise _unavailable()
-        return sent
+        return _Sent(self, number)
 
     def cancel(self, number: int) -> None:
         """Tell the engine that a request's caller has left."""
@@ -90,21 +90,21 @@ class LinkedQueue:
     def fail_all(self) -> None:
         """Answer everything open: the link is gone."""
         while self._open:
-            _, sent = self._open.popitem()
-            call_isolated(sent.reply, _unavailable())
+            _, (reply, _) = self._open.popitem()
+            call_isolated(reply, _unavailable())
 
     def _on_answer(self, number: int, data: Buffer, start: int, stop: int) -> None:
-        sent = self._take(number)
-        call_isolated(sent.reply, self._answers.read(data, start, stop, sent.ident))
+        reply, ident = self._take(number)
+        call_isolated(reply, self._answers.read(data, start, stop, ident))
 
     def _on_refusal(self, number: int, data: Buffer, start: int, stop: int) -> None:
-        call_isolated(self._take(number).reply, decode_error(json.loads(bytes(data[start:stop]))))
+        call_isolated(self._take(number)[0], decode_error(json.loads(bytes(data[start:stop]))))
 
     def _on_told(self, _: int, data: Buffer, start: int, stop: int) -> None:
         rows = json.loads(bytes(data[start:stop]))
         self._told.put({(model, version): QueueStatistics(*numbers) for model, version, *numbers in rows})
 
-    def _take(self, number: int) -> "_Sent":
+    def _take(self, number: int) -> tuple[Reply, str]:
         sent = self._open.pop(number, None)
         if sent is None:
             raise CorruptFrame(f"an answer to request {number}, which is not open")
@@ -112,17 +112,17 @@ class LinkedQueue:
 
 
 class _Sent(Ticket):
-    __slots__ = ("_queue", "ident", "number", "reply")
+    """Does not know its reply: the call that keeps it to cancel it would keep itself alive."""
 
-    def __init__(self, queue: LinkedQueue, number: int, ident: str, reply: Reply) -> None:
+    __slots__ = ("_number", "_queue")
+
+    def __init__(self, queue: LinkedQueue, number: int) -> None:
         self._queue = queue
-        self.number = number
-        self.ident = ident
-        self.reply = reply
+        self._number = number
 
     @override
     def cancel(self) -> None:
-        self._queue.cancel(self.number)
+        self._queue.cancel(self._number)
 
 
 def _unavailable() -> QueueUnavailable:

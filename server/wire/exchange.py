@@ -127,6 +127,7 @@ class Exchange:
         if not self._open:
             return
         self._open = False
+        self._again = None  # which knows us
         if self._admitted:
             self._gate.admission.leave(self._size)
         call, request, spec = self._call, self._request, self._spec
