@@ -88,6 +88,7 @@ def _training(command: argparse.ArgumentParser, name: str) -> None:
     _common(command)
     _computing(command)
     command.add_argument("--version", type=_positive, default=None, help="of the new version (default: the next)")
+    command.add_argument("--half", action="store_true", help="write model.fp16.onnx too, for GPUs, where it is as good")
     command.add_argument("--checkpoints", type=Path, default=Path(".checkpoints"), metavar="DIR")
     command.add_argument("--fresh", action="store_true", help="forget an interrupted run instead of resuming it")
     command.add_argument("--dry-run", action="store_true", help="the whole road in seconds; writes nothing")
@@ -133,7 +134,7 @@ def train(options: argparse.Namespace) -> None:
         how.forget(recipe.name)
     trained = recipe.train(data, recipe.settings, how)
     directory = publish.publish(
-        recipe, data, trained, how, publish.Place(options.data_dir, options.out, options.version)
+        recipe, data, trained, how, publish.Place(options.data_dir, options.out, options.version, options.half)
     )
     how.forget(recipe.name)
     print(f"{directory}: {publish.in_words(cards.read(directory)['metrics']['test'])}")

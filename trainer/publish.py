@@ -12,16 +12,21 @@ from trainer.examples import Dataset, Examples, Inputs, first_rows
 from trainer.recipe import Conditions, Recipe, Trained
 
 GOLDEN_RTOL, GOLDEN_ATOL = 1e-3, 1e-4  # another CPU or a GPU sums in another order; a wrong model is far outside
+HALF_FILE = "model.fp16.onnx"
 PARITY_ROWS = 512  # held-out rows on which the graph is compared with PyTorch
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where to read and write: the data directory, the store, and the version number (None: the next)."""
+    """Where to read and write: the data directory, the store, and the version number (None: the next).
+
+    `half` writes model.fp16.onnx as well, where it is as good.
+    """
 
     data: Path
     store: Path
     version: int | None = None
+    half: bool = False
 
 
 def publish(recipe: Recipe, data: Dataset, trained: Trained, conditions: Conditions, place: Place) -> Path:
@@ -43,7 +48,8 @@ def publish(recipe: Recipe, data: Dataset, trained: Trained, conditions: Conditi
     with store.new_version(place.store, recipe.name, place.version) as (directory, version):
         card = {"model": recipe.name, "version": version, **card}
         (directory / "model.onnx").write_bytes(model)
-        write_golden(directory / "golden.npz", model, recipe.golden())
+        half = place.half and variants.write_half(directory / HALF_FILE, trained.graph, card, recipe.golden())
+        write_golden(directory / "golden.npz", model, recipe.golden(), half=half)
         report.write(directory / "report", recipe, trained, data.test, probabilities)
         cards.write(directory, card)
         (directory / "README.md").write_text(cards.readme(recipe, card), encoding="utf-8")
@@ -75,14 +81,20 @@ def parity(trained: Trained, golden: Inputs) -> dict[str, float]:
     return {name: max(found[name] for found in seen) for name in seen[0]}
 
 
-def write_golden(path: Path, model: bytes, inputs: Inputs) -> None:
-    """Made-up inputs and the answers the served file gives, for the server to replay; no pickle inside."""
+def write_golden(path: Path, model: bytes, inputs: Inputs, *, half: bool = False) -> None:
+    """Made-up inputs and the answers the served file gives, for the server to replay; no pickle inside.
+
+    `half` adds the tolerance that a variant in half precision is held to.
+    """
     session = runtime.open_session(model)
     arrays: dict[str, Any] = {
         f"input/{name}": array.astype(str) if array.dtype == object else array for name, array in inputs.items()
     }
     arrays[f"output/{session.get_outputs()[0].name}"] = runtime.run(session, inputs)
-    np.savez_compressed(path, **arrays, rtol=np.float64(GOLDEN_RTOL), atol=np.float64(GOLDEN_ATOL))
+    arrays |= {"rtol": np.float64(GOLDEN_RTOL), "atol": np.float64(GOLDEN_ATOL)}
+    if half:
+        arrays |= dict.fromkeys(("fp16/rtol", "fp16/atol"), np.float64(variants.HALF_TOLERANCE))
+    np.savez_compressed(path, **arrays)
 
 
 def rehearse(data: Dataset, trained: Trained, golden: Inputs) -> dict[str, float]:

@@ -7,6 +7,7 @@ for GPUs; inputs and outputs stay as they are.
 
 import tempfile
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from trainer.examples import Examples, Inputs
 LATENCY = "median of 200 runs of one row, ONNX Runtime on one CPU thread of the machine that trained"
 PAYS_SPEED = 0.9  # a variant pays when a row takes at most this share of the time ...
 PAYS_ACCURACY = 0.001  # ... and it loses at most this much accuracy
+HALF_TOLERANCE = 5e-3  # relative and absolute, of probabilities that were computed in 11 bits
 
 
 def int8(graph: onnx.ModelProto) -> onnx.ModelProto:
@@ -75,6 +77,34 @@ def measure(graph: onnx.ModelProto, test: Examples) -> list[dict[str, Any]]:
         as_good = found["accuracy"] >= plain["accuracy"] - PAYS_ACCURACY
         rows.append({"kind": kind, **found, "pays": faster and as_good})
     return rows
+
+
+def write_half(path: Path, graph: onnx.ModelProto, card: dict[str, Any], golden: Inputs) -> bool:
+    """Write the fp16 variant, its checksum into the card, if it is as accurate and answers the golden inputs alike.
+
+    Otherwise the card's variant says under `left_out` why there is no file. Whether it pays is for the GPU to say: the
+    server takes it only there, and config.pbtxt's `precision` overrules it.
+    """
+    entry = next(row for row in card["variants"] if row["kind"] == "fp16")
+    reason = _not_as_good(entry, card["metrics"]["test"]["accuracy"])
+    if not reason:
+        half = fp16(graph).SerializeToString(deterministic=True)
+        answers, wanted = (runtime.run(runtime.open_session(m), golden) for m in (half, graph.SerializeToString()))
+        if np.allclose(answers, wanted, HALF_TOLERANCE, HALF_TOLERANCE):
+            path.write_bytes(half)
+            entry["sha256"] = sha256(half).hexdigest()
+            return True
+        reason = f"an answer moves by {np.abs(answers - wanted).max():.4f}"
+    entry["left_out"] = reason
+    return False
+
+
+def _not_as_good(entry: dict[str, Any], accuracy: float) -> str:
+    """Why a measured variant is not worth a file, empty where it is."""
+    if "failed" in entry:
+        return str(entry["failed"])
+    lost = accuracy - float(entry["accuracy"])
+    return f"it loses {lost:.4f} accuracy" if lost > PAYS_ACCURACY else ""
 
 
 def _figures(graph: onnx.ModelProto, test: Examples) -> dict[str, Any]:

@@ -1,18 +1,38 @@
 """Every model's whole road on made-up data, and what the graphs promise whatever they learned."""
 
+import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 import pytest
 import torch
 
-from trainer import churn, graphs, mnist, phrases, publish, reading, runtime, scores, sentiment, sentiment_graph
+from server.spec import ModelConfig
+from tests.instances import OPTIONS, load_version
+from trainer import (
+    churn,
+    graphs,
+    mnist,
+    phrases,
+    publish,
+    reading,
+    runtime,
+    scores,
+    sentiment,
+    sentiment_graph,
+    variants,
+)
 from trainer.blend import Blend
 from trainer.catalog import RECIPES
 from trainer.errors import ExportError
 from trainer.examples import Examples, texts
 from trainer.recipe import Conditions, Recipe
+
+SHIPPED = Path(__file__).parents[2] / "model_store" / "mnist" / "1" / "model.onnx"
 
 
 def _rehearsed(recipe: Recipe) -> Recipe:
@@ -35,6 +55,57 @@ def test_training_ends_in_a_version_whose_card_holds(name, made_up_data, tmp_pat
     assert len(data.test) == sum(map(sum, card["confusion_matrix"]["counts"]))
     output = runtime.run(runtime.open_session((directory / "model.onnx").read_bytes()), data.test.inputs)
     assert card["metrics"]["test"] == scores.measure(scores.class_probabilities(output), data.test.labels)
+
+
+def _card(accuracy, half, **fp16):
+    """Return the part of a card that decides about a file in half precision."""
+    entry = {"kind": "fp16", "accuracy": half, **fp16}
+    return {"metrics": {"test": {"accuracy": accuracy}}, "variants": [{"kind": "int8"}, entry]}
+
+
+def test_half_precision_is_written_where_it_is_as_good_and_the_server_takes_it(tmp_path):
+    graph, golden = onnx.load(SHIPPED), mnist.RECIPE.golden()
+    card = _card(0.9, 0.8995)
+    version = tmp_path / "store" / "mnist" / "1"
+    version.mkdir(parents=True)
+    model = graph.SerializeToString()
+    (version / "model.onnx").write_bytes(model)
+
+    assert variants.write_half(version / publish.HALF_FILE, graph, card, golden)
+
+    publish.write_golden(version / "golden.npz", model, golden, half=True)
+    (version / "card.json").write_text(json.dumps(card))
+    half = runtime.open_session((version / publish.HALF_FILE).read_bytes())
+    assert np.abs(runtime.run(half, golden) - runtime.run(runtime.open_session(model), golden)).max() > 0
+    config = ModelConfig("mnist", parameters={"precision": "fp16"})
+    loaded = load_version(version / "model.onnx", replace(OPTIONS, max_batch_size=2), config=config)
+    loaded.instances[0].close(0)
+    assert (loaded.spec.precision, loaded.labels["golden_rows"]) == ("fp16", str(len(golden["image"])))
+
+
+@pytest.mark.parametrize(
+    ("card", "reason"),
+    [
+        (_card(0.9, 0.479), "it loses 0.4210 accuracy"),
+        (_card(0.9, 0.9, failed="no such operator"), "no such operator"),
+    ],
+)
+def test_half_precision_that_is_worse_is_left_out_and_the_card_says_why(tmp_path, card, reason):
+    path = tmp_path / publish.HALF_FILE
+
+    assert not variants.write_half(path, onnx.load(SHIPPED), card, mnist.RECIPE.golden())
+    assert card["variants"][1]["left_out"] == reason
+    assert not path.exists()
+
+
+def test_half_precision_that_answers_otherwise_is_left_out(tmp_path, monkeypatch):
+    card, other = _card(0.9, 0.9), onnx.load(SHIPPED)
+    weights = max(other.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    weights.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights) * 0, weights.name))
+    monkeypatch.setattr(variants, "fp16", lambda _: other)
+
+    assert not variants.write_half(tmp_path / "model", onnx.load(SHIPPED), card, mnist.RECIPE.golden())
+    assert re.fullmatch(r"an answer moves by 0\.\d{4}", card["variants"][1]["left_out"])
 
 
 @pytest.mark.parametrize("name", RECIPES)
