@@ -61,6 +61,26 @@ def test_a_dead_zygote_costs_nothing_and_is_replaced_when_it_is_wanted(tmp_path:
     after.close(0.0)
 
 
+def test_an_order_that_dies_with_the_zygote_is_given_to_the_next_one(
+    tmp_path: Path, forks: Forks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(tmp_path / "a", models.add()).instances[0].close(0.0)
+    dead, order = forks.pid, forks._order
+
+    def order_and_kill(area_limit: int, descriptors: list[int]) -> None:
+        order(area_limit, descriptors)
+        if forks.pid == dead:
+            os.kill(dead, signal.SIGKILL)
+
+    os.kill(dead, signal.SIGSTOP)  # it will not look at the order
+    monkeypatch.setattr(forks, "_order", order_and_kill)
+    (instance,) = load(tmp_path / "b", models.add()).instances
+
+    assert sums(instance) == [(X + X).tobytes()]
+    assert forks.pid != dead
+    instance.close(0.0)
+
+
 @pytest.mark.parametrize("zygote_dies", [False, True])
 def test_how_a_child_ended_is_known_as_far_as_it_can_be(tmp_path: Path, forks: Forks, zygote_dies: bool) -> None:
     (instance,) = load(tmp_path / "tiny", models.add()).instances

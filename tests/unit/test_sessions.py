@@ -16,13 +16,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnxruntime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import FailedPrecondition, ModelLoadFailed
 from server.messages import Tensor
-from server.sessions import exchange, frames, limits
+from server.sessions import exchange, frames, limits, ort
 from server.sessions.area import FIRST_BYTES, KEPT_BYTES, SMALL_BATCHES, Area, align
 from server.sessions.base import OutOfMemory, Part, RunFailed
 from server.sessions.budget import FIRST_PAUSE, LONGEST_PAUSE, RestartBudget
@@ -31,6 +32,7 @@ from server.sessions.dtypes import NUMPY, to_array, to_raw
 from server.sessions.files import check_files
 from server.sessions.install import check_installation
 from server.sessions.layout import BatchLayout, Column, Output
+from server.sessions.plans import SessionPlan
 from server.sessions.watchdog import Watchdog
 from server.spec import ModelConfig, ModelSpec, TensorSpec
 from tests.instances import eventually, part, tensor
@@ -531,3 +533,15 @@ def test_a_part_of_a_batch_needs_no_copy() -> None:
     (column,) = layout.gather([Part((Tensor("x", "INT8", (1, 8), whole[i : i + 8]),), 1) for i in (0, 8)])
 
     assert all(isinstance(chunk, memoryview) for chunk in column.chunks)
+
+
+def test_a_session_is_optimised_and_threaded_as_the_plan_says() -> None:
+    level, mode = onnxruntime.GraphOptimizationLevel, onnxruntime.ExecutionMode
+    plan = SessionPlan("cpu", 0, 2, 0, "/nowhere")
+    plain = ort.session_options(plan)
+    tuned = ort.session_options(replace(plan, graph_level="none", parallel_threads=3))
+
+    assert (plain.graph_optimization_level, plain.execution_mode) == (level.ORT_ENABLE_ALL, mode.ORT_SEQUENTIAL)
+    assert (plain.intra_op_num_threads, plain.inter_op_num_threads) == (2, 1)
+    assert (tuned.graph_optimization_level, tuned.execution_mode) == (level.ORT_DISABLE_ALL, mode.ORT_PARALLEL)
+    assert (tuned.intra_op_num_threads, tuned.inter_op_num_threads) == (2, 3)
