@@ -74,7 +74,7 @@ def test_a_model_is_as_its_graph_says(loads: Load) -> None:
 
 def test_the_largest_batch_is_the_knee_unless_it_is_configured(loads: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     def flat_from_two_on(*_: object) -> tuple[CostPoint, ...]:
-        return tuple(CostPoint(rows, 0.001 * max(1, rows / 2)) for rows in (1, 2, 4, 8))
+        return tuple(CostPoint(rows, 0.1 * max(1, rows / 2)) for rows in (1, 2, 4, 8))
 
     monkeypatch.setattr("server.sessions.prove.cost_curve", flat_from_two_on)
 

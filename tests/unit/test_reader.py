@@ -108,9 +108,8 @@ def test_a_recognised_layout_takes_other_contents_and_another_id(case, data):
 @pytest.mark.parametrize("cut", [0, 1, -1], ids=["whole", "a byte short", "a byte long"])
 def test_a_large_tensor_is_looked_at_and_not_copied(cut):
     wide = LARGE + 1
-    promised = wire.spec(
-        "m", [("a", "UINT8", (-1, 2)), ("b", "BOOL", (-1, wide)), ("c", "BYTES", (-1, 1)), ("d", "INT8", (-1, wide))], []
-    )
+    tensors = [("a", "UINT8", 2), ("b", "BOOL", wide), ("c", "BYTES", 1), ("d", "INT8", wide)]
+    promised = wire.spec("m", [(name, datatype, (-1, size)) for name, datatype, size in tensors], [])
     reader = Reader(FakeCatalog(promised), LIMITS)
     raws = [b"aa", bytes([1]) * wide, text(b"x"), b"d" * wide]
 
