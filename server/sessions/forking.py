@@ -154,7 +154,7 @@ atexit.register(FORKS.close)
 
 def _born(report: socket.socket, timeout: float) -> Forked:
     if not _readable(report.fileno(), time.monotonic() + timeout):
-        raise TimeoutError(f"no session process came up within {timeout:g} s")
+        raise TimeoutError(f"opening the model took longer than {timeout:g} s: no process has come up for it")
     word, fds, _, _ = socket.recv_fds(report, WORD, 1, socket.MSG_CMSG_CLOEXEC)
     if not word or not fds:
         raise ChildProcessError("no session process could be forked")

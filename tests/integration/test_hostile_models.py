@@ -196,7 +196,7 @@ def test_a_broken_card_is_refused(version: Callable[[bytes], Path], card: str) -
 
 
 def test_opening_is_bounded_in_time(version: Callable[[bytes], Path]) -> None:
-    assert "took longer than 0.01 s" in refused(version(models.add()), load_timeout=0.01)
+    assert "took longer than 0.001 s" in refused(version(models.add()), load_timeout=0.001)
 
 
 def test_a_model_that_unfolds_to_more_than_the_memory_limit_is_refused(version: Callable[[bytes], Path]) -> None:
