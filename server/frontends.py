@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from server import log
+from server.assembly import MIB
 from server.catalog import Catalog
 from server.counts import Counted
 from server.link.calls import Clerk
@@ -30,6 +31,8 @@ from server.transports.base import Methods
 from server.transports.options import reserve
 from server.wire.lifecycle import Lifecycle
 
+GROWTH, MARGIN = 8, 1 << 20
+"""A byte of typed contents becomes at most eight of raw ones; and the bytes of a frame beyond its tensors."""
 START_SECONDS = 60.0
 """Until a process must have come up."""
 RECHECK = 1.0
@@ -170,7 +173,7 @@ class Frontends:
             max_inflight_mb=max(settings.max_inflight_mb // settings.frontends, settings.max_message_mb),
             log_requests_per_second=-(-settings.log_requests_per_second // settings.frontends),
         )
-        return Child(as_flags(own))
+        return Child(as_flags(own), GROWTH * settings.max_message_mb * MIB + MARGIN)
 
     async def _bring_up(self, slot: _Slot) -> None:
         child, behind = slot.child, self._behind

@@ -35,8 +35,9 @@ class FrontendFailed(Exception):
 class Child:
     """One process. `link` before anything is expected of it."""
 
-    def __init__(self, flags: Mapping[str, str]) -> None:
-        """Start the program with these settings. Raises OSError."""
+    def __init__(self, flags: Mapping[str, str], most: int) -> None:
+        """Start the program with these settings; it sends no frame of more than `most` bytes. Raises OSError."""
+        self._most = most
         self._loop = asyncio.get_running_loop()
         self._notes: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.ended: asyncio.Future[str] = self._loop.create_future()
@@ -59,7 +60,9 @@ class Child:
     def link(self, desk: Desk, clerk: Clerk) -> None:
         """Begin to hear it."""
         self._desk, self._clerk = desk, clerk
-        end = self.end = End(self._socket, {**desk.handlers, **clerk.handlers, NOTE: self._on_note}, self._on_end)
+        end = self.end = End(
+            self._socket, {**desk.handlers, **clerk.handlers, NOTE: self._on_note}, self._on_end, self._most
+        )
         desk.attach(end)
         clerk.attach(end)
         end.start("link")

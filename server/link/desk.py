@@ -67,11 +67,12 @@ class Desk:
     def _on_request(self, number: int, data: Buffer, start: int, stop: int) -> None:
         if number in self._owed:
             raise CorruptFrame(f"a second request {number}")
-        owed = self._owed[number] = _Owed()
         try:
             request = self._requests.read(data, start, stop)
+            owed = self._owed[number] = _Owed()
             owed.ticket = self._queue.submit(request, partial(self.answer, number))
         except ServingError as error:
+            self._owed[number] = _Owed()
             self.answer(number, error)
 
     def _on_cancel(self, number: int, _: Buffer, __: int, ___: int) -> None:

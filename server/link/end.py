@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from queue import SimpleQueue
 
-from server.link.frames import CorruptFrame, Inbound, frame
+from server.link.frames import MOST, CorruptFrame, Inbound, frame
 from server.messages import Buffer
 
 Handler = Callable[[int, Buffer, int, int], None]
@@ -30,9 +30,16 @@ _BUFFER = 4 << 20
 
 
 class End:
-    """The socket of one end. `handlers` by frame kind."""
+    """The socket of one end. `handlers` by frame kind; `most` bounds the bytes of a frame that comes."""
 
-    def __init__(self, sock: socket.socket, handlers: Mapping[int, Handler], ended: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        handlers: Mapping[int, Handler],
+        ended: Callable[[str], None],
+        most: int = MOST,
+    ) -> None:
+        self._most = most
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
         self._socket = sock
         self._handlers = handlers
@@ -129,7 +136,7 @@ class End:
         self.receiver = threading.get_ident()
         why = "the other end is gone"
         try:
-            self._listen(Inbound())
+            self._listen(Inbound(self._most))
         except OSError as error:
             why = str(error)
         except (CorruptFrame, struct.error, ValueError, LookupError, TypeError) as error:

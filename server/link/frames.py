@@ -19,6 +19,7 @@ The other end is a process of ours, so nothing is signed or hashed. It may be si
 all the same: whatever cannot be a frame raises CorruptFrame, and that ends the link.
 """
 
+import mmap
 import struct
 
 from server.messages import Buffer
@@ -77,9 +78,9 @@ class Inbound:
         while end - at >= HEAD.size:
             length, kind, number = HEAD.unpack_from(data, at)
             start = at + HEAD.size
+            if length > self._most:
+                raise CorruptFrame(f"expected a frame of at most {self._most} bytes, got one of {length}")
             if start + length > end:
-                if length > self._most:
-                    raise CorruptFrame(f"expected a frame of at most {self._most} bytes, got one of {length}")
                 if length > CHUNK:
                     self._begin(kind, number, length, data[start:])
                     at = end
@@ -90,7 +91,7 @@ class Inbound:
         return frames
 
     def _begin(self, kind: int, number: int, length: int, beginning: bytes) -> None:
-        self._large = memoryview(bytearray(length))
+        self._large = memoryview(mmap.mmap(-1, length))  # pages of zeros are made as bytes come, not before
         self._large[: len(beginning)] = beginning
         self._filled, self._about = len(beginning), (kind, number)
 
