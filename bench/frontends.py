@@ -78,18 +78,7 @@ def _cpu(target: Target) -> dict[str, float]:
     return used
 
 
-HEADINGS = (
-    "frontends",
-    "req/s",
-    "p50 ms",
-    "p99 ms",
-    "rows",
-    "engine us",
-    "frontend us",
-    "session us",
-    "full at",
-    "each",
-)
+HEADINGS = ("frontends", "req/s", "p50 ms", "p99 ms", "rows", "engine us", "front us", "session us", "full at", "each")
 
 
 def _table(results: dict[int, dict[str, float]], options: argparse.Namespace) -> str:
