@@ -8,6 +8,7 @@
     5  open the remaining instances
     6  warm up, replay the golden vectors on the provider that will serve, see that rows leave each other alone
     7  measure the cost curve and choose the largest batch from it
+    8  open more sessions of one thread where the config leaves that open and they pay (copies.py)
 
 Never knows what version serves now or when the new one takes over: that is the repository's.
 """
@@ -23,11 +24,12 @@ from server.errors import ModelLoadFailed
 from server.log import event
 from server.sessions import limits
 from server.sessions.base import BatchError, LoadedModel, ModelVersion, SessionOptions
+from server.sessions.copies import busy_copies, worthwhile
 from server.sessions.files import ModelFile, check_files
 from server.sessions.install import check_installation
 from server.sessions.plans import ChildPlan, Report, SessionPlan
 from server.sessions.process import ProcessInstance
-from server.sessions.prove import Fresh, Proof, prove
+from server.sessions.prove import Fresh, Proof, measured_beside, prove, ready
 from server.sessions.spawn import ChildFailed, SessionChild
 from server.sessions.variants import Variant, candidates
 from server.sessions.watchdog import Watchdog
@@ -100,10 +102,13 @@ class ModelLoader:
             child.close()
         else:
             instances = self._processes(spec, plans, (child, report), undo)
-        labels = _labels(variant, report, plans)
+        labels = _labels(variant, report)
         half = variant.precision == "fp16" or _in_half(version, report)
         proof = Proof(version, spec, report.provider, started + self._options.load_timeout, half, labels)
         prove(proof, instances)
+        if self._may_multiply(proof):
+            proof, instances, plans = self._multiplied(proof, instances, plans, undo)
+        proof.labels |= {"instances": str(len(plans)), "threads": str(plans[0].session.threads)}
         memory = report.memory_bytes * len(instances)
         digest = model.digest() if version.config.response_cache else ""
         seconds = time.monotonic() - started
@@ -172,10 +177,42 @@ class ModelLoader:
         for number, plan in enumerate(plans):
             child, report = _open(plan, undo) if number else first
             _check_same(report.sha256, first[1].sha256)
-            instance = ProcessInstance(f"{spec.name}/{spec.version}#{number}", spec, plan, child, self._watchdog)
-            undo.callback(instance.close, 0.0)
-            instances.append(instance)
+            instances.append(self._process(spec, number, plan, child, undo))
         return instances
+
+    def _process(
+        self, spec: ModelSpec, number: int, plan: ChildPlan, child: SessionChild, undo: ExitStack
+    ) -> ProcessInstance:
+        instance = ProcessInstance(f"{spec.name}/{spec.version}#{number}", spec, plan, child, self._watchdog)
+        undo.callback(instance.close, 0.0)
+        return instance
+
+    def _may_multiply(self, proof: Proof) -> bool:
+        """Whether neither config nor settings say how many sessions there are, and cores are what they would share."""
+        config, options = proof.version.config, self._options
+        said = config.instance_groups or _number(proof.version, "intra_op_thread_count") or options.intra_op_threads
+        free = not said and options.isolation == "process" and not self._cores
+        return free and proof.provider == CPU and proof.spec.batches and len(proof.costs) > 1
+
+    def _multiplied(
+        self, proof: Proof, instances: list[Fresh], plans: list[ChildPlan], undo: ExitStack
+    ) -> tuple[Proof, list[Fresh], list[ChildPlan]]:
+        """Return what serves: the one session there is, or several of one thread in its place."""
+        cores = limits.cores()
+        single = replace(plans[0], session=replace(plans[0].session, threads=1))
+        alone, first = proof, instances[0]
+        if plans[0].session.threads > 1:
+            first = self._process(proof.spec, 0, single, _open(single, undo)[0], undo)
+            alone = measured_beside(proof, first)
+        copies = busy_copies(alone.costs, cores)
+        if first is not instances[0] and (copies == 1 or not worthwhile(alone.costs, proof.costs, copies)):
+            first.close(0.0)
+            return proof, instances, plans
+        if first is not instances[0]:
+            instances[0].close(0.0)
+        more = [self._process(alone.spec, number, single, _open(single, undo)[0], undo) for number in range(1, copies)]
+        ready(alone, more)
+        return alone, [first, *more], [single] * copies
 
     def _inline(self, spec: ModelSpec, plans: Sequence[ChildPlan], tried: Report, undo: ExitStack) -> list[Fresh]:
         """Open in this process what a child has survived already."""
@@ -246,8 +283,8 @@ def _check_variant(variant: Variant, report: Report) -> None:
         raise ModelLoadFailed(f"half precision is for a GPU, the session is on {CPU}")
 
 
-def _labels(variant: Variant, report: Report, plans: Sequence[ChildPlan]) -> dict[str, str]:
-    labels = {"instances": str(len(plans)), "threads": str(plans[0].session.threads)}
+def _labels(variant: Variant, report: Report) -> dict[str, str]:
+    labels: dict[str, str] = {}
     if variant.precision != "fp32":
         labels["precision"] = variant.precision
     if report.note:

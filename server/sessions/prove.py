@@ -61,15 +61,40 @@ def prove(proof: Proof, instances: Sequence[Fresh]) -> None:
         ModelLoadFailed: an answer is wrong, or time is up.
         BatchError: a warm-up or golden run broke.
     """
+    golden = ready(proof, instances)
+    rows = list(golden.parts) if golden else _acceptable(proof, instances[0])
+    if rows is not None:
+        _check_rows(proof, instances, rows)
+        _measure(proof, instances[0], rows)
+
+
+def ready(proof: Proof, instances: Sequence[Fresh]) -> Golden | None:
+    """Warm every instance up and replay the golden vectors on each; return them.
+
+    Raises:
+        ModelLoadFailed: an answer is wrong, or time is up.
+        BatchError: a warm-up or golden run broke.
+    """
     golden = read_golden(proof.version.directory, proof.spec, half=proof.half)
     for instance in instances:
         _warm_up(proof, instance)
         if golden is not None:
             _replay(proof, golden, instance)
-    rows = list(golden.parts) if golden else _acceptable(proof, instances[0])
+    return golden
+
+
+def measured_beside(proof: Proof, instance: Fresh) -> Proof:
+    """Return the proof of the same version with the costs of another kind of instance, which is made ready.
+
+    Raises:
+        ModelLoadFailed, BatchError: as `ready`.
+    """
+    other = replace(proof, labels=dict(proof.labels))
+    golden = ready(other, [instance])
+    rows = list(golden.parts) if golden else _acceptable(other, instance)
     if rows is not None:
-        _check_rows(proof, instances, rows)
-        _measure(proof, instances, rows)
+        _measure(other, instance, rows)
+    return other
 
 
 def _warm_up(proof: Proof, instance: Fresh) -> None:
@@ -126,9 +151,9 @@ def _check_rows(proof: Proof, instances: Sequence[Fresh], rows: Sequence[Part]) 
         instance.adopt(proof.spec)
 
 
-def _measure(proof: Proof, instances: Sequence[Fresh], rows: Sequence[Part]) -> None:
-    sizes = _sizes(proof.spec.max_batch_size)
-    proof.costs = cost_curve(instances[0], typical(rows), sizes, proof.remaining())
+def _measure(proof: Proof, instance: Fresh, rows: Sequence[Part]) -> None:
+    sizes = [point.rows for point in proof.costs] or _sizes(proof.spec.max_batch_size)
+    proof.costs = cost_curve(instance, typical(rows), sizes, proof.remaining())
     if proof.spec.batches and proof.version.config.max_batch_size is None:
         knee = CostCurve((point.rows, point.seconds) for point in proof.costs).knee()
         proof.spec = replace(proof.spec, max_batch_size=knee)

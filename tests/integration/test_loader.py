@@ -103,6 +103,41 @@ def test_instances_divide_the_cores(loads: Load, monkeypatch: pytest.MonkeyPatch
         assert [floats(3).tobytes()] == answers(outcome)
 
 
+def rows_take(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    def curve(*_: object) -> tuple[CostPoint, ...]:
+        return tuple(CostPoint(rows, seconds * rows) for rows in (1, 2))
+
+    monkeypatch.setattr("server.sessions.prove.cost_curve", curve)
+
+
+@pytest.mark.parametrize(
+    ("cores", "seconds", "instances", "threads"),
+    [(2, 1e-3, 2, 1), (2, 1e-5, 1, 1), (4, 1e-3, 4, 1), (4, 0.02, 1, 3), (1, 1e-3, 1, 1)],
+    ids=["two cores", "a cheap row", "four cores", "a row that takes long", "one core"],
+)
+def test_where_the_config_is_silent_small_models_get_a_session_for_every_core(
+    loads: Load, monkeypatch: pytest.MonkeyPatch, cores: int, seconds: float, instances: int, threads: int
+) -> None:
+    monkeypatch.setattr(limits, "cores", lambda: cores)
+    rows_take(monkeypatch, seconds)
+    loaded = loads(models.add(), replace(QUICK, intra_op_threads=0), golden=GOLDEN)
+
+    assert len(loaded.instances) == instances
+    assert {"instances": f"{instances}", "threads": f"{threads}", "golden_rows": "3"}.items() <= loaded.labels.items()
+    assert len({instance.name for instance in loaded.instances}) == instances
+    for instance in loaded.instances:
+        outcome = run(instance, part(tensor("a", "FP32", floats(1)), tensor("b", "FP32", floats(2))))
+        assert [floats(3).tobytes()] == answers(outcome)
+
+
+def test_a_config_that_says_one_instance_means_it(loads: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "cores", lambda: 2)
+    rows_take(monkeypatch, 1e-3)
+    config = ModelConfig("tiny", instance_groups=(InstanceGroup(count=1),))
+
+    assert len(loads(models.add(), replace(QUICK, intra_op_threads=0), config=config).instances) == 1
+
+
 @pytest.mark.parametrize(("said", "threads"), [("3", "3"), ("64", "7"), ("0", "6")])
 def test_a_config_may_name_the_threads_but_not_more_than_there_are_cores(
     loads: Load, monkeypatch: pytest.MonkeyPatch, said: str, threads: str
