@@ -19,6 +19,8 @@ from server.transports.lean_outbox import Outbox
 _DEPTH = 256
 """Calls the core may accept before the thread has looked at the first of them."""
 _STOPPING_POLL = 0.01
+_AT_ONCE = -1.0
+"""Seconds that make the core look and not wait; it rounds "now" up to the next millisecond, and waits for that."""
 _GATHERED = 16
 """What is gathered at most before it is flushed though there are more events: whoever waits for it is idle."""
 
@@ -108,7 +110,7 @@ class LeanServer:
         waiting = gather.waiting()
         if not waiting:
             return False
-        if waiting >= _GATHERED or self._hear(0.0) == QUEUE_TIMEOUT:
+        if waiting >= _GATHERED or self._hear(_AT_ONCE) == QUEUE_TIMEOUT:
             gather.flush()
         return True
 
