@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.settings import InvalidSettings, Settings, add_flags, flag, parse, table, variable
+from server.settings import InvalidSettings, Settings, add_flags, as_flags, flag, parse, table, variable
 
 
 def test_defaults_need_nothing():
@@ -93,3 +93,25 @@ def test_the_parser_accepts_every_flag():
 
     assert (given_flags.grpc_port, given_flags.strict_readiness, given_flags.reflection) == ("0", "true", "false")
     assert "--drain-seconds" in parser.format_help()
+
+
+def test_settings_reach_another_process_as_they_are():
+    settings = Settings(
+        queue="redis://h:1/0", load_model=("a", "b"), model_control="explicit", tls_cert=Path("c"), tls_key=Path("k"),
+        reflection=False, drain_seconds=0.5, frontends=3,
+    )  # fmt: skip
+
+    assert parse(as_flags(settings), {}) == settings
+    assert parse(as_flags(Settings()), {}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"role": "worker", "queue": "redis://h:1/0"}, "--role worker, which takes no calls"),
+        ({"shared_memory_prefix": "/client_"}, "--shared-memory-prefix, as a region is registered with one process"),
+    ],
+)
+def test_several_frontends_are_refused_where_one_process_must_know_more_than_the_others(fields, words):
+    with pytest.raises(InvalidSettings, match=f"--frontends: got 2, expected 1 with {words}"):
+        Settings(frontends=2, **fields)
