@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 from server import __version__, collector, log
@@ -173,6 +174,7 @@ def main() -> int:
         signal.signal(number, signal.SIG_IGN)
     # The end of the link tells as much; this is for a process that has stopped listening.
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    Path("/proc/self/comm").write_text("sluice-frontend", encoding="ascii")
     with socket.socket(fileno=int(sys.argv[1])) as link:
         return asyncio.run(_main(link))
 

@@ -1,16 +1,23 @@
 """An end of a link: what is gathered leaves together, nobody waits for the other end, and nonsense ends it."""
 
 import socket
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from server.errors import Cancelled, QueueUnavailable
+from server.frontends import Frontends
 from server.link.desk import Desk
 from server.link.end import End
 from server.link.frames import HEAD, NOTE, REFUSAL, REQUEST, frame
 from server.link.linked_queue import LinkedQueue
 from server.link.packets import RequestWriter
+from server.settings import Settings
+from server.wire.lifecycle import Lifecycle
+from tests.instances import eventually
+from tests.server_process import ROOT
 from tests.unit.simulation import request
 
 WAIT = 10.0
@@ -190,3 +197,62 @@ def test_an_answer_to_nothing_ends_the_link():
     ends.end.close()
 
     assert "request 5, which is not open" in ends.why[0]
+
+
+def test_what_is_put_between_the_last_look_and_the_end_of_a_flush_is_sent_all_the_same(ends):
+    send_all, late = ends.end._send_all, [True]
+
+    def meanwhile(flags):
+        left = send_all(flags)
+        if late:
+            late.pop()
+            ends.end.tell(NOTE, 2)  # its flush finds somebody sending and leaves
+        return left
+
+    ends.end._send_all = meanwhile
+    ends.end.tell(NOTE, 1)
+
+    assert ends.end.waiting() == 0
+    assert ends.read(2 * HEAD.size) == frame(NOTE, 1) + frame(NOTE, 2)
+
+
+def test_who_gathers_answers_sends_them_at_the_end_and_everybody_else_at_once():
+    frontends = Frontends(Settings(frontends=2), Lifecycle(), lambda: ({}, {}))
+    queue = Stuck()
+    desk = Desk(queue, lambda _: None, frontends._gathering)
+    ends = Ends(desk.handlers)
+    desk.attach(ends.end)
+    frontends._ends = (ends.end,)
+    ends.end.start("engine")
+    writer = RequestWriter(lambda pieces: ends.other.sendall(b"".join(pieces)), lambda _: 0)
+    for number in range(3):
+        writer.write(number, request([1]))
+    assert eventually(lambda: len(queue.taken) == 3)
+    replies = [reply for _, reply in queue.taken]
+    replies[0](Cancelled("at once"))
+    with frontends:
+        replies[1](Cancelled("gathered"))
+        waiting = ends.end.waiting()
+        replies[2](Cancelled("gathered"))
+    ends.other.shutdown(socket.SHUT_WR)
+    ends.until(lambda: ends.why)
+
+    assert waiting == 1
+    assert ends.end.waiting() == 0
+    assert ends.other.recv(1 << 16).count(b"Cancelled") == 3
+    ends.other.close()
+    ends.end.close()
+
+
+def test_a_frontend_ends_with_its_link():
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours, theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "server.frontend", str(theirs.fileno())],
+            pass_fds=(theirs.fileno(),), cwd=ROOT, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    try:
+        assert process.wait(WAIT) == 1
+    finally:
+        process.kill()
+        process.wait()
