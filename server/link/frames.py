@@ -19,7 +19,6 @@ The other end is a process of ours, so nothing is signed or hashed. It may be si
 all the same: whatever cannot be a frame raises CorruptFrame, and that ends the link.
 """
 
-import mmap
 import struct
 
 from server.messages import Buffer
@@ -91,7 +90,7 @@ class Inbound:
         return frames
 
     def _begin(self, kind: int, number: int, length: int, beginning: bytes) -> None:
-        self._large = memoryview(mmap.mmap(-1, length))  # pages of zeros are made as bytes come, not before
+        self._large = memoryview(bytearray(length))  # of pages that were used before; fresh ones cost four times as much
         self._large[: len(beginning)] = beginning
         self._filled, self._about = len(beginning), (kind, number)
 

@@ -189,7 +189,7 @@ def test_damaged_bytes_are_corrupt_or_another_request_and_nothing_else(request, 
     wire.data = bytes(damaged)
     reader = RequestReader(SPECS.get)
     try:
-        for kind, number, body, start, stop in take(Inbound(), wire.data):
+        for kind, number, body, start, stop in take(Inbound(1 << 20), wire.data):
             if kind == frames.REQUEST_TEMPLATE:
                 reader.define(number, body, start, stop)
             elif kind == frames.REQUEST:
