@@ -90,7 +90,7 @@ class Inbound:
         return frames
 
     def _begin(self, kind: int, number: int, length: int, beginning: bytes) -> None:
-        self._large = memoryview(bytearray(length))  # of pages that were used before; fresh ones cost four times as much
+        self._large = memoryview(bytearray(length))  # pages used before; fresh ones cost four times as much
         self._large[: len(beginning)] = beginning
         self._filled, self._about = len(beginning), (kind, number)
 
