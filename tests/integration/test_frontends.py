@@ -1,5 +1,6 @@
 """Several frontend processes on one port: to callers one server, whichever of its processes is killed."""
 
+import json
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from urllib.request import urlopen
 
 import grpc
 import numpy as np
@@ -180,6 +182,16 @@ def test_what_is_asked_rarely_is_answered_alike_by_both(server):
     assert statistics[0].model_stats[0].inference_count > 0
     assert metadata[0] == metadata[1]
     assert ready == [True, True]
+
+
+def test_http_is_on_a_shared_port_too(server):
+    with urlopen(f"http://{server.http}/v2/health/ready", timeout=10) as answer:
+        ready = answer.status
+    with urlopen(f"http://{server.http}/v2/models/churn/stats", timeout=10) as answer:
+        stats = json.load(answer)
+
+    assert ready == 200
+    assert stats["model_stats"][0]["name"] == "churn"
 
 
 def test_no_request_fails_while_its_model_is_loaded_again_and_again(server):
