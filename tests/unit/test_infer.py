@@ -1,3 +1,4 @@
+import gc
 from types import SimpleNamespace
 
 import pytest
@@ -162,3 +163,37 @@ def test_a_version_that_is_reloaded_again_and_again_is_not_ready():
 
     assert call.code is StatusCode.UNAVAILABLE
     assert serving.taken == []
+
+
+@pytest.mark.parametrize(("refusals", "code"), [(2, StatusCode.OK), (3, StatusCode.UNAVAILABLE)])
+def test_a_distant_queue_that_replies_that_the_version_has_left_is_asked_again(refusals, code):
+    bench, left = Bench(), [ModelNotReady("gone")] * refusals
+    bench.queue.outcome = lambda request: left.pop() if left else bench.queue.zeros(request)
+    handler = InferHandler(bench.gate, Reader(bench.catalog, bench.limits), bench.queue, distant=True)
+    call = FakeCall()
+    handler(call, wire.message(wire.CHURN).SerializeToString())
+
+    assert (call.code, call.ends) == (code, 1)
+    assert len(bench.queue.submitted) == 3
+    assert bench.admission.inflight == 0
+
+
+def test_what_a_distant_queue_may_be_asked_again_leaves_nothing_for_the_garbage_collector():
+    bench = Bench()
+    data = wire.message(wire.CHURN).SerializeToString()
+
+    def found(*, distant):
+        handler = InferHandler(bench.gate, Reader(bench.catalog, bench.limits), bench.queue, distant=distant)
+        handler(call := FakeCall(), data)
+        call.callbacks.clear()  # by which the fakes know each other
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(50):
+                handler(call := FakeCall(), data)
+                call.callbacks.clear()
+            return gc.collect()
+        finally:
+            gc.enable()
+
+    assert found(distant=True) <= found(distant=False)
