@@ -56,12 +56,15 @@ class Connection:
         """(intended instant, grpc-status, message) of each answer since they were last taken."""
         headers = [
             (":method", "POST"), (":scheme", "http"), (":path", path), (":authority", address),
-            ("te", "trailers"), ("content-type", "application/grpc"), ("grpc-timeout", f"{int(deadline * 1000)}m"),
+            ("te", "trailers"), ("content-type", "application/grpc"),
         ]  # fmt: skip
-        encoder = Encoder()
-        self._first_block = encoder.encode(headers)
-        self._block = encoder.encode(headers)
+        self._encoder = Encoder()
+        self._first_block = self._encoder.encode([*headers, ("grpc-timeout", "1H")])
+        self._block = self._encoder.encode(headers)
         """What follows the first: the peer's table knows every header by then, so it never changes again."""
+        self._deadline = deadline
+        self._timeouts: dict[int, bytes] = {}
+        """The time left of a call, in ms, as a header that enters no table."""
         self._decoder = Decoder()
         self._decoder.header_table_size = self._decoder.max_allowed_table_size = 0
         self._statuses: dict[bytes, int] = {}
@@ -86,9 +89,12 @@ class Connection:
         """Whether a call could be sent now: a stream and window for its message."""
         return len(self.open) < self._streams and self._window >= len(self._data)
 
-    def start(self, instant: float) -> None:
-        """Send the call; there must be room."""
-        block, self._first_block = self._first_block or self._block, b""
+    def start(self, instant: float, now: float) -> None:
+        """Send the call, with the time that is left of its deadline; there must be room."""
+        left = max(int((self._deadline - (now - instant)) * 1000), 1)
+        block = self._block + (self._timeouts.get(left) or self._timeout(left))
+        if self._first_block:  # it brings the names into the peer's table
+            block, self._first_block = self._first_block, b""
         stream, data = self._next_stream, self._data
         if len(data) > self._stream_window:
             raise ValueError(f"expected a message within the peer's window of {self._stream_window}, got {len(data)}")
@@ -102,6 +108,10 @@ class Connection:
         for at in range(0, len(data), self._frame_limit):
             part = data[at : at + self._frame_limit]
             self._out += frame(DATA, END_STREAM if at + len(part) == len(data) else 0, stream, part)
+
+    def _timeout(self, left: int) -> bytes:
+        header = self._timeouts[left] = self._encoder.encode([("grpc-timeout", f"{left}m", True)])
+        return header
 
     def flush(self) -> None:
         """Give the socket what it takes."""
@@ -256,7 +266,7 @@ class Generator:
             for _ in connections:
                 self._turn = (self._turn + 1) % len(connections)
                 if connections[self._turn].has_room():
-                    connections[self._turn].start(waiting.popleft())
+                    connections[self._turn].start(waiting.popleft(), now)
                     break
             else:
                 break
