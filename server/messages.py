@@ -112,6 +112,13 @@ class Packed(Sequence[Tensor]):
         return repr(tuple(self))
 
 
+def taken_apart(tensors: Sequence[Tensor]) -> Packed:
+    """Return tensors as their form and their bytes."""
+    if type(tensors) is Packed:
+        return tensors
+    return Packed(tuple([(t.name, t.datatype, t.shape) for t in tensors]), [t.data for t in tensors])
+
+
 @dataclass(slots=True)
 class InferRequest:
     """One validated inference request; `inputs` are in the order of the model's spec.

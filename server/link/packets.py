@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 from server.errors import ModelNotReady
 from server.link.frames import ANSWER, ANSWER_TEMPLATE, REQUEST, REQUEST_TEMPLATE
-from server.link.templates import JOINED, LearntTemplates, Put, Templates, taken_apart
-from server.messages import Buffer, InferRequest, InferResponse, Packed, Tensor, Timing
+from server.link.templates import JOINED, LearntTemplates, Put, Templates
+from server.messages import Buffer, InferRequest, InferResponse, Packed, Tensor, Timing, taken_apart
 from server.spec import ModelSpec
 
 _REQUEST = "IQQddHH"  # template, size, priority, deadline, timeout, bytes of the id, of the traceparent

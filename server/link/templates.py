@@ -14,7 +14,7 @@ from threading import Lock
 from typing import Any
 
 from server.link.frames import CorruptFrame, frame
-from server.messages import ITEM_BYTES, Buffer, Form, Packed, Tensor, element_count
+from server.messages import ITEM_BYTES, Buffer, Form, element_count
 from server.spec import ModelSpec
 
 MOST_TEMPLATES = 1024
@@ -122,14 +122,6 @@ class LearntTemplates:
         if start + template.head.size > stop:
             raise CorruptFrame(f"expected a head of {template.head.size} bytes, got {stop - start}")
         return template, fields
-
-
-def taken_apart(tensors: Sequence[Tensor]) -> Packed:
-    """Return tensors as their form and their bytes."""
-    if type(tensors) is Packed:
-        return tensors
-    form = tuple((tensor.name, tensor.datatype, tensor.shape) for tensor in tensors)
-    return Packed(form, [tensor.data for tensor in tensors])
 
 
 def _cut(data: Buffer, at: int, lengths: Sequence[int]) -> list[Buffer]:

@@ -24,7 +24,7 @@ from itertools import accumulate
 from typing import Any
 
 from server.errors import ServingError
-from server.messages import NO_DEADLINE, Buffer, InferRequest, InferResponse, Tensor, Timing
+from server.messages import NO_DEADLINE, Buffer, Form, InferRequest, InferResponse, Packed, Tensor, Timing, taken_apart
 
 Outcome = InferResponse | ServingError
 
@@ -82,7 +82,7 @@ def decode_outcome(data: bytes) -> Outcome:
         (kind, message, retry_after), _ = _decode(b"E", data)
         return _ERRORS.get(kind, ServingError)(message, retry_after=retry_after)
     (name, version, ident, timing), tensors = _decode(b"A", data)
-    return InferResponse(name, version, ident, tensors, Timing(*timing))
+    return InferResponse(name, version, ident, tuple(tensors), Timing(*timing))
 
 
 def fingerprint(request: InferRequest) -> str:
@@ -96,14 +96,15 @@ def fingerprint(request: InferRequest) -> str:
 
 
 def _encode(kind: bytes, head: Sequence[object], tensors: Sequence[Tensor]) -> bytes:
-    shapes = _write_shapes(tuple([(t.name, t.datatype, t.shape, len(t.data)) for t in tensors]))
-    header = f"[{_dump(head)},{shapes}]".encode()
-    parts: list[Buffer] = [len(header).to_bytes(4, "little"), header, *(t.data for t in tensors)]
+    packed = taken_apart(tensors)
+    raws = packed.raws
+    header = f"[{_dump(head)},{_write_shapes(packed.form, tuple(map(len, raws)))}]".encode()
+    parts: list[Buffer] = [len(header).to_bytes(4, "little"), header, *raws]
     body = b"".join(parts)
     return b"".join((_MAGIC, kind, hashlib.blake2b(body, digest_size=16).digest(), body))
 
 
-def _decode(kind: bytes, data: bytes) -> tuple[list[Any], tuple[Tensor, ...]]:
+def _decode(kind: bytes, data: bytes) -> tuple[list[Any], Packed]:
     if len(data) < _HEAD.size:
         raise DamagedEnvelope(f"envelope: expected at least {_HEAD.size} bytes, got {len(data)}")
     magic, found, digest, length = _HEAD.unpack_from(data)
@@ -116,25 +117,26 @@ def _decode(kind: bytes, data: bytes) -> tuple[list[Any], tuple[Tensor, ...]]:
     header = str(view[_HEAD.size : at], "utf-8")
     head, end = _read_head(header, 1)
     shapes = header[end + 1 : -1]
-    layout = _read_shapes(shapes) if len(shapes) <= _LONGEST else _read_shapes.__wrapped__(shapes)
-    return head, tuple([Tensor(name, datatype, shape, view[at + a : at + b]) for name, datatype, shape, a, b in layout])
+    form, bounds = _read_shapes(shapes) if len(shapes) <= _LONGEST else _read_shapes.__wrapped__(shapes)
+    return head, Packed(form, [view[at + start : at + stop] for start, stop in bounds])
 
 
 # Requests of one model mostly look alike: what they look like is written and read once for all of them.
 
 
 @lru_cache(128)
-def _write_shapes(shapes: tuple[tuple[str, str, tuple[int, ...], int], ...]) -> str:
+def _write_shapes(form: Form, sizes: tuple[int, ...]) -> str:
     """Return name, datatype, shape and bytes of each tensor as JSON."""
-    return _dump(shapes)
+    return _dump([(*known, size) for known, size in zip(form, sizes, strict=True)])
 
 
 @lru_cache(128)
-def _read_shapes(text: str) -> tuple[tuple[str, str, tuple[int, ...], int, int], ...]:
+def _read_shapes(text: str) -> tuple[Form, list[tuple[int, int]]]:
     """Return name, datatype and shape of each tensor, and where its bytes begin and end behind the header."""
     shapes = json.loads(text)
     ends = accumulate(size for *_, size in shapes)
-    return tuple([(n, d, tuple(shape), end - size, end) for (n, d, shape, size), end in zip(shapes, ends, strict=True)])
+    form = tuple([(name, datatype, tuple(shape)) for name, datatype, shape, _ in shapes])
+    return form, [(end - size, end) for (*_, size), end in zip(shapes, ends, strict=True)]
 
 
 def _tree(root: type[ServingError]) -> Iterator[type[ServingError]]:

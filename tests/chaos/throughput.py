@@ -11,12 +11,14 @@ machine disturbs all; the table has medians and the least and most of the rounds
 import argparse
 import asyncio
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tests.chaos.harness.closed_loop import Loop
 from tests.chaos.harness.paths import end_to_end, queue_alone
 
 IN_FLIGHT = 256
+WAKE_UPS_MS = 1.0
+"""Allowed end to end beyond the queue's own: threads and a session child of two servers are woken as well."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ async def measure(seconds: float, rounds: int, bars: Bars) -> bool:
             loops = await asyncio.to_thread(runs.side_by_side, rounds)
         light, full = summed(loops[1]), summed(loops[IN_FLIGHT])
         print(table(light, full), flush=True)
-        verdicts.append(judge(what, light, full, bars))
+        extra = 0.0 if what == "queue alone" else WAKE_UPS_MS
+        verdicts.append(judge(what, light, full, replace(bars, added_ms=bars.added_ms + extra)))
     print(*(line for _, line in verdicts), sep="\n")
     return all(good for good, _ in verdicts)
 
