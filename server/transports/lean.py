@@ -56,7 +56,7 @@ class LeanTransport(Transport):
             raise bind_error(host, port, tls=tls is not None, shared=self._options.reuse_port)
         self._lane = _SlowLane(asyncio.get_running_loop())
         self._server = server
-        watch = Watch(self._patience)
+        watch = Watch(self._patience, server.outbox)
         server.start(_Router(self._methods, self._lane, watch, server.outbox).accept, watch.ask, self._gather)
         return bound
 

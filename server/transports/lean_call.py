@@ -28,6 +28,11 @@ from server.transports.options import finite
 PATIENCE = 0.05
 """Seconds a call may be open before its caller is watched; half of what a cancellation may take to arrive."""
 
+CROWD = 64
+"""Open calls beyond which `CROWDED` goes: under load each question is work for a caller who nearly always stays."""
+CROWDED = 0.5
+"""Seconds, likewise."""
+
 OnMessage = Callable[["LeanCall", bytes | None], None]
 
 
@@ -110,14 +115,16 @@ class LeanCall(Once):
 class Watch:
     """Calls that were not answered at once, oldest first; belongs to the polling thread."""
 
-    def __init__(self, patience: float) -> None:
+    def __init__(self, patience: float, outbox: Outbox) -> None:
         self._patience = patience
+        self._open = outbox.calls
         self._calls: deque[tuple[float, LeanCall]] = deque()
 
     def add(self, call: LeanCall) -> None:
         """Remember a call, unless it has been answered meanwhile."""
         if not call.ended:
-            self._calls.append((time.monotonic() + self._patience, call))
+            patience = self._patience if len(self._open) <= CROWD else max(self._patience, CROWDED)
+            self._calls.append((time.monotonic() + patience, call))
 
     def ask(self) -> float | None:
         """Watch every caller who has waited long enough; return seconds until the next one has."""

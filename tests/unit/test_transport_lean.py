@@ -6,7 +6,8 @@ import pytest
 
 from server.transports.base import Fast, StatusCode, Streaming, Unary
 from server.transports.lean import LeanTransport
-from server.transports.lean_call import LeanCall, Watch
+from server.transports.lean_call import CROWD, CROWDED, LeanCall, Watch
+from server.transports.lean_outbox import Outbox
 from server.transports.lean_stream import LeanStream
 from tests.transports import Raw, echo, eventually, frame, serving
 
@@ -93,8 +94,8 @@ class Open:
 
 
 def test_the_watch_asks_the_oldest_first_and_says_when_the_next_is_due():
-    watch, calls = Watch(patience=0.0), [Open() for _ in range(3)]
-    patient, fresh = Watch(patience=60.0), Open()
+    watch, calls = Watch(0.0, Outbox()), [Open() for _ in range(3)]
+    patient, fresh = Watch(60.0, Outbox()), Open()
     for call in calls:
         watch.add(call)
     calls[1].ended = True
@@ -108,3 +109,13 @@ def test_the_watch_asks_the_oldest_first_and_says_when_the_next_is_due():
     fresh.ended = True
 
     assert patient.ask() is None
+
+
+def test_in_a_crowd_the_watch_is_more_patient():
+    outbox = Outbox()
+    outbox.calls |= {object() for _ in range(CROWD + 1)}
+    watch, call = Watch(0.0, outbox), Open()
+    watch.add(call)
+
+    assert 0 < watch.ask() <= CROWDED
+    assert not call.watched
