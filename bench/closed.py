@@ -59,7 +59,7 @@ class H2Load:
         """Get ready; `answer` is how long one is, found out by asking unless it is given."""
         self._target = target
         self._model = model
-        self._body = folder / f"{target.name}-{model}.bin"
+        self._body = folder / f"{target.name}-{model}-{len(message)}.bin"
         self._body.write_bytes(struct.pack(">BI", 0, len(message)) + message)
         self._rates: dict[int, float] = {}
         self.answer = _answer(target, message) if answer < 0 else answer
