@@ -4,6 +4,8 @@ Sessions of one thread each answer more rows a second than one session with a th
 for its slowest thread at every node of the graph: two of them 1.3 times as many MNIST digits and reviews on two cores.
 They cost memory, so a model gets more than one only where the frontend could keep a second one busy; and a single row
 is not made faster by them, so a model whose single row takes long keeps one session with many threads.
+One core is always left to the frontend: with sessions on both of two cores it came too late to refuse what could not be
+done, and at twice the load 6 % of MNIST's saturation were answered in time instead of 71 %.
 This module must never know how sessions are opened.
 """
 
@@ -26,7 +28,7 @@ WORTHWHILE = 1.25
 def busy_copies(alone: Sequence[CostPoint], cores: int) -> int:
     """Return how many sessions of one thread a frontend can keep busy; 1 where a row takes too long with one thread.
 
-    `alone` is the cost curve of one session with one thread.
+    `alone` is the cost curve of one session with one thread, `cores` those that sessions may have.
     """
     curve = CostCurve((point.rows, point.seconds) for point in alone)
     if curve.seconds(1) > LONGEST_ROW:

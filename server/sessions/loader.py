@@ -198,7 +198,7 @@ class ModelLoader:
         self, proof: Proof, instances: list[Fresh], plans: list[ChildPlan], undo: ExitStack
     ) -> tuple[Proof, list[Fresh], list[ChildPlan]]:
         """Return what serves: the one session there is, or several of one thread in its place."""
-        cores = limits.cores()
+        cores = max(1, limits.cores() - 1)
         single = replace(plans[0], session=replace(plans[0].session, threads=1))
         alone, first = proof, instances[0]
         if plans[0].session.threads > 1:

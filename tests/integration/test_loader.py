@@ -112,10 +112,10 @@ def rows_take(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     ("cores", "seconds", "instances", "threads"),
-    [(2, 1e-3, 2, 1), (2, 1e-5, 1, 1), (4, 1e-3, 4, 1), (4, 0.02, 1, 3), (1, 1e-3, 1, 1)],
-    ids=["two cores", "a cheap row", "four cores", "a row that takes long", "one core"],
+    [(2, 1e-3, 1, 1), (3, 1e-3, 2, 1), (4, 1e-5, 1, 3), (4, 1e-3, 3, 1), (4, 0.02, 1, 3), (1, 1e-3, 1, 1)],
+    ids=["two cores", "three cores", "a cheap row", "four cores", "a row that takes long", "one core"],
 )
-def test_where_the_config_is_silent_small_models_get_a_session_for_every_core(
+def test_where_the_config_is_silent_small_models_get_a_session_for_every_core_but_one(
     loads: Load, monkeypatch: pytest.MonkeyPatch, cores: int, seconds: float, instances: int, threads: int
 ) -> None:
     monkeypatch.setattr(limits, "cores", lambda: cores)
