@@ -177,7 +177,9 @@ class Frontends:
 
     async def _bring_up(self, slot: _Slot) -> None:
         child, behind = slot.child, self._behind
-        child.link(Desk(behind.queue, self._announcer.spec, self._gathering), Clerk(behind.table))
+        # The loop announces what has changed as soon as it changes, so what it is asked to do then comes after that.
+        soon = asyncio.get_running_loop().call_soon_threadsafe
+        child.link(Desk(behind.queue, self._announcer.spec, self._gathering, soon), Clerk(behind.table))
         async with asyncio.timeout(START_SECONDS):
             await child.expect("ready")
             child.tell("state", state=self._sent)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import astuple
 from functools import partial
 
-from server.errors import ServingError
+from server.errors import ModelNotReady, ServingError
 from server.link.end import End, Handler
 from server.link.failures import encode_error
 from server.link.frames import ASK, CANCEL, REFUSAL, REQUEST, REQUEST_TEMPLATE, TOLD, CorruptFrame, frame
@@ -21,14 +21,24 @@ from server.queues.base import Queue
 from server.spec import ModelSpec
 
 
+def _at_once(function: Callable[[], None]) -> None:
+    function()
+
+
 class Desk:
     """Stands before a queue for one frontend. `attach` gives it the link before the first frame."""
 
     def __init__(
-        self, queue: Queue, spec_of: Callable[[int], ModelSpec | None], gathering: Container[int] = ()
+        self,
+        queue: Queue,
+        spec_of: Callable[[int], ModelSpec | None],
+        gathering: Container[int] = (),
+        after_news: Callable[[Callable[[], None]], object] = _at_once,
     ) -> None:
+        """`after_news` calls a function once the frontend was told which versions have come and gone."""
         self._queue = queue
         self._gathering = gathering
+        self._after_news = after_news
         self._requests = RequestReader(spec_of)
         self._owed: dict[int, _Owed] = {}
         self.handlers: Mapping[int, Handler] = {
@@ -56,6 +66,13 @@ class Desk:
         """Send an answer that is owed; any thread."""
         if self._owed.pop(number, None) is None or self._end.lost:
             return
+        if isinstance(outcome, ModelNotReady):
+            # It looks again at once, and must see more than it saw before.
+            self._after_news(partial(self._send, number, outcome))
+        else:
+            self._send(number, outcome)
+
+    def _send(self, number: int, outcome: InferResponse | ServingError) -> None:
         if isinstance(outcome, ServingError):
             self._end.put((frame(REFUSAL, number, json.dumps(encode_error(outcome)).encode()),))
         else:
