@@ -65,7 +65,8 @@ start() {
 
 stop() {
   [ -s "$PIDFILE" ] || return 0
-  kill "$(cat "$PIDFILE")" 2>/dev/null || true
+  # an engine that was killed has left its number behind
+  kill "$(cat "$PIDFILE")" 2>/dev/null || { rm -f "$PIDFILE"; return 0; }
   for _ in $(seq 60); do [ -e "$PIDFILE" ] || return 0; sleep 0.5; done
   log "expected dockerd to stop within 30 s; it has not"
   return 1
@@ -104,7 +105,8 @@ inside() { nsenter --net=/run/netns/$NAMESPACE "$@"; }
 
 clean() {
   stop || true
-  umount "$W"/exec/netns/* 2>/dev/null || true
+  # what an engine that was killed still has mounted
+  umount --lazy "$W"/exec/netns/* "$W"/data/overlay2/*/merged "$W"/exec/containerd/*/*/rootfs 2>/dev/null || true
   ip netns del "$NAMESPACE" 2>/dev/null || true
   rm -rf "$W/data" "$W/exec"
 }
