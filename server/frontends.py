@@ -29,7 +29,7 @@ from server.sessions.budget import RestartBudget
 from server.settings import Settings, as_flags
 from server.transports.base import Methods
 from server.transports.options import reserve
-from server.wire.lifecycle import Lifecycle
+from server.wire.lifecycle import Lifecycle, rung
 
 GROWTH, MARGIN = 8, 1 << 20
 """A byte of typed contents becomes at most eight of raw ones; and the bytes of a frame beyond its tensors."""
@@ -222,15 +222,9 @@ class Frontends:
     async def _follow(self) -> None:
         """Pass on what changes; most of it is told by a bell."""
         while True:
-            bell = self._lifecycle.bell()
-            self.announce()
-            try:
-                async with asyncio.timeout(RECHECK):
-                    await bell.wait()
-            except TimeoutError:
-                pass
-            finally:
-                self._lifecycle.forget(bell)
+            with self._lifecycle.bell() as bell:
+                self.announce()
+                await rung(bell, RECHECK)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -4,7 +4,6 @@ No credentials are needed: probes have none, and a state tells nothing that refu
 The messages are grpcio-health-checking's; nothing else of that package is used.
 """
 
-import asyncio
 from collections.abc import Collection
 
 from grpc_health.v1 import health_pb2
@@ -12,7 +11,7 @@ from grpc_health.v1 import health_pb2
 from server.catalog import Catalog
 from server.errors import InvalidRequest, ModelNotFound, NotFound, ServingError
 from server.transports.base import Stream
-from server.wire.lifecycle import Lifecycle
+from server.wire.lifecycle import Lifecycle, rung
 from server.wire.reader import find_model
 from server.wire.rpc import parse
 from server.wire.text import quote
@@ -59,18 +58,12 @@ class Health:
         service: str = parse(health_pb2.HealthCheckRequest, data).service
         last: int | None = None
         while True:
-            bell = self._lifecycle.bell()
-            status = self._status(service)
-            if status != last:
-                await stream.send(health_pb2.HealthCheckResponse(status=status).SerializeToString())
-                last = status
-            try:
-                async with asyncio.timeout(_RECHECK):
-                    await bell.wait()
-            except TimeoutError:
-                pass
-            finally:
-                self._lifecycle.forget(bell)
+            with self._lifecycle.bell() as bell:
+                status = self._status(service)
+                if status != last:
+                    await stream.send(health_pb2.HealthCheckResponse(status=status).SerializeToString())
+                    last = status
+                await rung(bell, _RECHECK)
 
     def _status(self, service: str) -> int:
         if not service or service in self._services:

@@ -5,6 +5,8 @@ The application sets the flags and rings after a model came or went; health watc
 
 import asyncio
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 
 class Lifecycle:
@@ -47,14 +49,22 @@ class Lifecycle:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(event.set)
 
-    def bell(self) -> asyncio.Event:
-        """Return an event of the running loop that the next `ring` sets. Take it before looking at the state."""
+    @contextmanager
+    def bell(self) -> Iterator[asyncio.Event]:
+        """Give an event of the running loop that the next `ring` sets. Take it before looking at the state."""
         event = asyncio.Event()
+        entry = asyncio.get_running_loop(), event
         with self._lock:
-            self._waiting.add((asyncio.get_running_loop(), event))
-        return event
+            self._waiting.add(entry)
+        try:
+            yield event
+        finally:
+            with self._lock:
+                self._waiting.discard(entry)
 
-    def forget(self, event: asyncio.Event) -> None:
-        """Stop waiting; harmless when it has rung."""
-        with self._lock:
-            self._waiting = {entry for entry in self._waiting if entry[1] is not event}
+
+async def rung(bell: asyncio.Event, seconds: float) -> None:
+    """Return when a bell has rung, or after so many seconds."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await bell.wait()

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from contextlib import suppress
 
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
@@ -132,13 +133,15 @@ async def test_reflection_knows_nothing_else(question):
 
 async def test_the_bell_rings_from_any_thread_and_once():
     lifecycle = Lifecycle()
-    bell, forgotten = lifecycle.bell(), lifecycle.bell()
-    lifecycle.forget(forgotten)
-    thread = threading.Thread(target=lifecycle.set, kwargs={"ready": True})
-    thread.start()
-    thread.join(5)
-    async with asyncio.timeout(5):
-        await bell.wait()
+    with suppress(ConnectionError), lifecycle.bell() as forgotten:
+        raise ConnectionError
+    with lifecycle.bell() as bell:
+        assert len(lifecycle._waiting) == 1
+        thread = threading.Thread(target=lifecycle.set, kwargs={"ready": True})
+        thread.start()
+        thread.join(5)
+        async with asyncio.timeout(5):
+            await bell.wait()
 
     assert not forgotten.is_set()
     assert lifecycle.ready
