@@ -11,14 +11,13 @@ Jobs that name no version go to the newest one, so a Worker is replaced when tha
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 from server import log
-from server.errors import InvalidRequest, QueueUnavailable
+from server.errors import QueueUnavailable
 from server.fleet.catalog import announcement
+from server.fleet.entrance import Entrance, Submit
 from server.jobs import JobLimits
-from server.messages import Form, InferRequest, Packed, Reply, Ticket
 from server.queues.gate import Gate
 from server.queues.redis_bells import RedisBells
 from server.queues.redis_claims import RedisMember
@@ -26,7 +25,6 @@ from server.queues.redis_job_claims import RedisJobClaims
 from server.queues.redis_link import RedisLink
 from server.queues.redis_online_claims import RedisOnlineClaims
 from server.queues.redis_registry import RedisRegistry
-from server.sessions.layout import fits
 from server.spec import ModelSpec
 from server.worker import Observe, Worker
 
@@ -43,7 +41,7 @@ class Target:
 
     spec: ModelSpec
     provider: str
-    submit: Callable[[InferRequest, Reply], Ticket]
+    submit: Submit
     capacity: int
     """Requests that may be claimed and unanswered: two batches keep an instance busy."""
     newest: bool
@@ -129,9 +127,8 @@ class WorkerFleet:
         for key, target in targets.items():
             running = self._running.get(key)
             if running is not None and running[0].submit != target.submit:
-                self._retire(
-                    key, self._lease
-                )  # the same version was loaded again: other sessions, perhaps another spec
+                # The same version was loaded again: other sessions, perhaps another spec.
+                self._retire(key, self._lease)
             if key not in self._running:
                 self._start(target)
         try:
@@ -146,7 +143,7 @@ class WorkerFleet:
         jobs = RedisJobClaims(self._link, self._bells, self._member, name, routes, self._limits, lease=self._lease)
         worker = Worker(
             [online, jobs],
-            partial(_submit, target),
+            Entrance(target.spec, target.submit),
             beat=self._member.beat,
             heartbeat=HEARTBEAT,
             capacity=target.capacity,
@@ -182,47 +179,3 @@ class WorkerFleet:
         await self._registry.announce(
             target.spec.name, target.spec.version, self._member.consumer, ttl=ttl, about=about
         )
-
-
-def _submit(target: Target, request: InferRequest, reply: Reply) -> Ticket:
-    """Submit under the version that answers, whatever version was asked for."""
-    _check(request, target.spec)
-    version = target.spec.version
-    fitting = request if request.model_version == version else replace(request, model_version=version)
-    return target.submit(fitting, reply)
-
-
-_FITTING: dict[int, tuple[Form, ModelSpec]] = {}
-"""Forms known to fit, by identity: the envelope has one object for all requests that look alike."""
-MOST_FITTING = 256
-
-
-def _check(request: InferRequest, spec: ModelSpec) -> None:
-    """Raise InvalidRequest unless the tensors are this version's: a job may be older than what answers it."""
-    inputs = request.inputs
-    if isinstance(inputs, Packed):
-        form = inputs.form
-        known_form, known_spec = _FITTING.get(id(form), (None, None))
-        if known_form is form and known_spec is spec:
-            return
-        _check_each(request, spec)
-        if len(_FITTING) >= MOST_FITTING:
-            _FITTING.clear()
-        _FITTING[id(form)] = form, spec
-    else:
-        _check_each(request, spec)
-
-
-def _check_each(request: InferRequest, spec: ModelSpec) -> None:
-    promised = {tensor.name: tensor for tensor in spec.inputs}
-    for tensor in request.inputs:
-        known = promised.pop(tensor.name, None)
-        if known is None or tensor.datatype != known.datatype or not fits(tensor.shape, known.shape):
-            wanted = "no such input" if known is None else f"{known.datatype} {list(known.shape)}"
-            raise InvalidRequest(
-                f"input {tensor.name!r:.64}: version {spec.version} takes {wanted},"
-                f" the request was accepted with {tensor.datatype} {list(tensor.shape)}"
-            )
-    missing = [name for name, tensor in promised.items() if not tensor.optional]
-    if missing:
-        raise InvalidRequest(f"version {spec.version} takes input {missing[0]!r:.64} as well, the request has none")

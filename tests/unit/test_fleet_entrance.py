@@ -3,8 +3,8 @@
 import pytest
 
 from server.errors import InvalidRequest
-from server.fleet.workers import Target, _submit
-from server.messages import InferRequest, Tensor
+from server.fleet.entrance import Entrance
+from server.messages import InferRequest, Packed, Tensor
 from server.spec import ModelConfig, ModelSpec, TensorSpec
 
 SPEC = ModelSpec(
@@ -13,15 +13,16 @@ SPEC = ModelSpec(
 )  # fmt: skip
 
 
-def submitted(*tensors: Tensor) -> list[InferRequest]:
+def submitted(*requests) -> list[InferRequest]:
     taken = []
-    target = Target(SPEC, "CPUExecutionProvider", lambda request, reply: taken.append(request), 8, newest=True)
-    _submit(target, InferRequest("m", "", "", tensors, 1), print)
+    entrance = Entrance(SPEC, lambda request, reply: taken.append(request))
+    for inputs in requests:
+        entrance(InferRequest("m", "", "", inputs, 1), print)
     return taken
 
 
 def test_what_fits_runs_under_the_version_that_answers():
-    (request,) = submitted(Tensor("x", "FP32", (1, 4), bytes(16)))
+    (request,) = submitted((Tensor("x", "FP32", (1, 4), bytes(16)),))
 
     assert request.model_version == "2"
 
@@ -37,4 +38,19 @@ def test_what_fits_runs_under_the_version_that_answers():
 )
 def test_what_does_not_fit_is_refused_and_never_misread(tensors, says):
     with pytest.raises(InvalidRequest, match=says):
-        submitted(*tensors)
+        submitted(tensors)
+
+
+def test_each_form_is_checked_however_many_others_fitted():
+    good, bad = (("x", "FP32", (1, 4)),), (("x", "FP32", (1, 2)),)
+
+    taken = submitted(*[Packed(good, [bytes(16)])] * 3)
+    with pytest.raises(InvalidRequest, match=r"was accepted with FP32 \[1, 2\]"):
+        submitted(Packed(good, [bytes(16)]), Packed(bad, [bytes(8)]))
+
+    assert [request.model_version for request in taken] == ["2"] * 3
+
+
+def test_a_plain_request_is_checked_after_a_packed_one_as_well():
+    with pytest.raises(InvalidRequest, match="takes input 'x' as well"):
+        submitted(Packed((("x", "FP32", (1, 4)),), [bytes(16)]), ())
