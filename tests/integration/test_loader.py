@@ -3,23 +3,29 @@
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from server.errors import ModelLoadFailed
 from server.messages import Tensor
 from server.sessions import golden, limits, measure
+from server.sessions import loader as loading
 from server.sessions.base import BatchOutputs, CostPoint, LoadedModel, SessionOptions
 from server.sessions.loader import ModelLoader
 from server.sessions.measure import cost_curve, dependent_output
+from server.sessions.plans import ChildPlan, Report
 from server.sessions.samples import made_up
+from server.sessions.spawn import SessionChild
 from server.spec import InstanceGroup, ModelConfig, ModelSpec, ModelVersion, Warmup, WarmupInput
 from tests import models
-from tests.instances import OPTIONS, answers, load, load_version, part, resolve, run, tensor
+from tests.instances import OPTIONS, answers, eventually, load, load_version, part, resolve, run, tensor
 from tests.models import write_version
 
 Load = Callable[..., LoadedModel]
@@ -128,6 +134,40 @@ def test_where_the_config_is_silent_small_models_get_a_session_for_every_core_bu
     for instance in loaded.instances:
         outcome = run(instance, part(tensor("a", "FP32", floats(1)), tensor("b", "FP32", floats(2))))
         assert [floats(3).tobytes()] == answers(outcome)
+
+
+def test_each_copy_must_have_opened_the_file_that_was_proven(loads: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+
+    def open_another_file(plan: ChildPlan, undo: ExitStack) -> tuple[SessionChild, Report]:
+        child, report = open_one(plan, undo)
+        opened.append(child.process.pid)
+        return child, report if len(opened) < 3 else replace(report, sha256="another")
+
+    open_one = loading._open
+    monkeypatch.setattr(loading, "_open", open_another_file)
+    monkeypatch.setattr(limits, "cores", lambda: 4)
+    rows_take(monkeypatch, 1e-3)
+
+    with pytest.raises(ModelLoadFailed, match="the model file changed while it was being loaded"):
+        loads(models.add(), replace(QUICK, intra_op_threads=0))
+    assert eventually(lambda: not any(map(psutil.pid_exists, opened)))
+    assert len(opened) == 3
+
+
+def test_a_model_that_keeps_its_one_session_is_proven_once(loads: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[Path] = []
+
+    def read(directory: Path, *args: Any, **more: Any) -> golden.Golden | None:
+        reads.append(directory)
+        return read_golden(directory, *args, **more)
+
+    read_golden = golden.read_golden
+    monkeypatch.setattr("server.sessions.prove.read_golden", read)
+    monkeypatch.setattr(limits, "cores", lambda: 2)
+    loads(models.add(), replace(QUICK, intra_op_threads=0), golden=GOLDEN)
+
+    assert len(reads) == 1
 
 
 def test_a_config_that_says_one_instance_means_it(loads: Load, monkeypatch: pytest.MonkeyPatch) -> None:
