@@ -1,17 +1,17 @@
-"""docs/metrics.md, generated from the table in server/metrics.py: `python -m deploy.check.metrics_page [--check]`."""
+"""docs/metrics.md, generated from the table in server/families.py: `python -m deploy.check.metrics_page [--check]`."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from server.metrics import FAMILIES, Family
+from server.families import FAMILIES, Family
 from server.statistics import ROWS_BUCKETS, SECONDS_BUCKETS
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "metrics.md"
 HEAD = """# Metrics
 
-Generated from `FAMILIES` in `server/metrics.py` by `make dashboards`; `make lint` fails when it differs.
+Generated from `FAMILIES` in `server/families.py` by `make dashboards`; `make lint` fails when it differs.
 
 Every process answers `/metrics` on its metrics port (8002).
 Label values come from loaded models and fixed lists only: a client cannot create one.
@@ -48,7 +48,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if not parser.parse_args(words).check:
         PAGE.write_text(page())
     elif not PAGE.exists() or PAGE.read_text() != page():
-        sys.stderr.write("docs/metrics.md: expected what server/metrics.py says; run `make dashboards`\n")
+        sys.stderr.write("docs/metrics.md: expected what server/families.py says; run `make dashboards`\n")
         return 1
     return 0
 

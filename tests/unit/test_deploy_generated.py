@@ -7,7 +7,7 @@ import pytest
 from deploy.check import metrics_page
 from deploy.grafana import dashboards
 from deploy.grafana.queries import METRIC, concrete, load, questions
-from server.metrics import FAMILIES
+from server.families import FAMILIES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RULES = {path.name: path.read_text() for path in (ROOT / "deploy/prometheus/rules").glob("*.yml")}

@@ -2,8 +2,9 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from server.families import FAMILIES
 from server.gpu import Gpu, GpuReading
-from server.metrics import FAMILIES, Metrics, ModelSnapshot, Sources
+from server.metrics import Metrics, ModelSnapshot, Sources
 from server.queues.base import QueueStatistics
 from server.statistics import ModelStatistics
 
