@@ -18,7 +18,7 @@ from server.spans import Tracing
 from server.traceparent import trace_field
 from server.transports.base import StatusCode
 from server.wire.observer import Observer, Outcome
-from server.worker import Work
+from server.work import Work
 
 _OURS = {StatusCode.INTERNAL, StatusCode.UNKNOWN, StatusCode.DATA_LOSS}
 

@@ -24,7 +24,7 @@ from server.messages import Timing
 from server.traceparent import STATE_HEADER, TraceContext, given, header, parse
 from server.transports.base import Metadata, StatusCode
 from server.wire.observer import Outcome
-from server.worker import Work
+from server.work import Work
 
 _SERVER_FAULTS = frozenset({
     StatusCode.UNKNOWN, StatusCode.DEADLINE_EXCEEDED, StatusCode.UNIMPLEMENTED,

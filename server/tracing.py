@@ -35,7 +35,7 @@ from server.spans import Kind, Span, rpc_spans, work_spans
 from server.traceparent import HEADER, TraceContext, header, parse
 from server.transports.base import Metadata
 from server.wire.observer import Outcome
-from server.worker import Work
+from server.work import Work
 
 PATH = "/v1/traces"
 _UNTRACED = ("/grpc.health.v1.Health/", "/grpc.reflection.")

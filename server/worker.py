@@ -18,52 +18,19 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 from server import log
 from server.errors import Cancelled, QueueFull, QueueUnavailable, ServingError, Unavailable
-from server.messages import InferRequest, Reply, Ticket
 from server.queues.alarms import Alarms
 from server.queues.claims import PAUSE, Claim, Claims, persist
 from server.queues.envelope import Outcome
 from server.queues.gate import Gate
 from server.queues.inbox import Inbox
 from server.traceparent import trace_field
-
-Submit = Callable[[InferRequest, Reply], Ticket]
+from server.work import Held, Observe, Submit, Work
 
 PACE = 0.001
 """Seconds between claims while something is running: the instance is busy, and fewer, larger claims cost less."""
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """A claim whose outcome the broker has. `claimed` is an instant of time.monotonic()."""
-
-    claim: Claim
-    outcome: Outcome
-    claimed: float
-
-
-Observe = Callable[[Work], None]
-"""Hears of every piece of work once, after it was settled; must not block or raise."""
-
-
-class _Held:
-    """A claim under way. `returning`: whatever comes back, hand the request to somebody else."""
-
-    __slots__ = ("claim", "claimed", "returning", "source", "ticket")
-
-    def __init__(self, claim: Claim, source: Claims) -> None:
-        self.claim = claim
-        self.claimed = time.monotonic()
-        self.source = source
-        self.ticket: Ticket | None = None
-        self.returning = False
-
-    def cancel(self) -> None:
-        if self.ticket is not None:
-            self.ticket.cancel()
 
 
 class Worker:
@@ -89,8 +56,8 @@ class Worker:
         self._capacity = capacity
         self._gate = gate
         self._observe = observe
-        self._held: dict[str, _Held] = {}
-        self._answers: Inbox[tuple[_Held, Outcome]] = Inbox()
+        self._held: dict[str, Held] = {}
+        self._answers: Inbox[tuple[Held, Outcome]] = Inbox()
         self._answered = asyncio.Event()
         self._draining = asyncio.Event()
         self._grace = 0.0
@@ -181,7 +148,7 @@ class Worker:
     # running
 
     def _start(self, claim: Claim, source: Claims) -> None:
-        held = _Held(claim, source)
+        held = Held(claim, source)
         self._held[claim.key] = held
         self._gate.enter()
         self.claimed += 1
@@ -209,7 +176,7 @@ class Worker:
                 if mine:
                     await self._settle(source, mine)
 
-    async def _settle(self, source: Claims, answers: Sequence[tuple[_Held, Outcome]]) -> None:
+    async def _settle(self, source: Claims, answers: Sequence[tuple[Held, Outcome]]) -> None:
         back: list[Claim] = []
         over: list[Work] = []
         for held, outcome in answers:

@@ -25,7 +25,7 @@ from server.queues.redis_jobs import RedisJobs
 from server.queues.redis_link import RedisLink
 from server.queues.redis_queue import OnlineBounds, RedisQueue
 from server.queues.redis_registry import RedisRegistry
-from server.worker import Observe
+from server.work import Observe
 
 
 class BrokerUnusable(Exception):

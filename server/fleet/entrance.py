@@ -3,15 +3,13 @@
 This module must never know Redis, nor what runs a request.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from server.errors import InvalidRequest
 from server.messages import Form, InferRequest, Packed, Reply, Ticket
 from server.sessions.layout import fits
 from server.spec import ModelSpec
-
-Submit = Callable[[InferRequest, Reply], Ticket]
+from server.work import Submit
 
 
 class Entrance:

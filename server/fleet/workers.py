@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from server import log
 from server.errors import QueueUnavailable
 from server.fleet.catalog import announcement
-from server.fleet.entrance import Entrance, Submit
+from server.fleet.entrance import Entrance
 from server.jobs import JobLimits
 from server.queues.gate import Gate
 from server.queues.redis_bells import RedisBells
@@ -26,7 +26,8 @@ from server.queues.redis_link import RedisLink
 from server.queues.redis_online_claims import RedisOnlineClaims
 from server.queues.redis_registry import RedisRegistry
 from server.spec import ModelSpec
-from server.worker import Observe, Worker
+from server.work import Observe, Submit
+from server.worker import Worker
 
 HEARTBEAT = 0.5
 """Seconds between signs of life; a worker that misses three is taken for dead and its work taken over."""

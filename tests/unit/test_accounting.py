@@ -13,7 +13,7 @@ from server.messages import InferRequest, InferResponse, Timing
 from server.queues.claims import Claim
 from server.transports.base import StatusCode
 from server.wire.observer import Outcome
-from server.worker import Work
+from server.work import Work
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 

@@ -21,7 +21,7 @@ from server.traceparent import parse
 from server.tracing import OtelTracing, open_tracing
 from server.transports.base import StatusCode
 from server.wire.observer import Outcome
-from server.worker import Work
+from server.work import Work
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
