@@ -67,16 +67,17 @@ class HeaderDecoder:
             raise HeadersTooLarge(f"{len(block)} bytes cannot be less than {limit} decoded")
         fields: list[_Field] = []
         append = fields.append
-        size, end = 0, len(block)
+        size, at, end = 0, 0, len(block)
         try:
-            at = self._resizes(block)
+            if block and _RESIZE <= block[0] < _INCREMENTAL:
+                at = self._resizes(block)
             while at < end:
                 first = block[at]
                 if _INDEXED < first < 0xFF:
                     field, cost = table[first]
                     at += 1
                 else:
-                    (field, cost), at = self._other(block, at)
+                    (field, cost), at = self._longer(block, at, first)
                 size += cost
                 if size > limit:
                     raise HeadersTooLarge(f"more than {limit} bytes of headers")
@@ -98,30 +99,32 @@ class HeaderDecoder:
                 self._evict()
         return at
 
-    def _other(self, block: bytes, at: int) -> tuple[_Entry, int]:
+    def _longer(self, block: bytes, at: int, first: int) -> tuple[_Entry, int]:
         """Read a field that is not one byte: return it, and where the next one begins."""
-        first = block[at]
-        if first >= _INDEXED:
-            index, at = _read_integer(block, at, 0x7F)
-            if not index:
-                raise HeaderError("index 0")
-            return self._table[_INDEXED + index], at
-        if first >= _INCREMENTAL:
-            entry, at = self._literal(block, at, 0x3F)
-            self._insert(entry)
-            return entry, at
-        if first >= _RESIZE:
-            raise HeaderError("a table size update that is not at the start of its block")
-        return self._literal(block, at, 0x0F)
+        if first < _INDEXED:
+            return self._literal(block, at, first)
+        index, at = _read_integer(block, at, 0x7F)
+        if not index:
+            raise HeaderError("index 0")
+        return self._table[_INDEXED + index], at
 
-    def _literal(self, block: bytes, at: int, mask: int) -> tuple[_Entry, int]:
-        index, at = _read_integer(block, at, mask)
+    def _literal(self, block: bytes, at: int, first: int) -> tuple[_Entry, int]:
+        mask = 0x3F if first >= _INCREMENTAL else 0x0F
+        index = first & mask
         if index:
+            at += 1
+            if index == mask:
+                index, at = _read_integer(block, at - 1, mask)
             name = self._table[_INDEXED + index][0][0]
         else:
-            name, at = _read_string(block, at)
+            name, at = _read_string(block, at + 1)
         value, at = _read_string(block, at)
-        return _entry(name, value), at
+        entry = (name, value), len(name) + len(value) + FIELD_OVERHEAD
+        if first >= _INCREMENTAL:
+            self._insert(entry)
+        elif first >= _RESIZE:
+            raise HeaderError("a table size update that is not at the start of its block")
+        return entry, at
 
     def _insert(self, entry: _Entry) -> None:
         """Add an entry. One that is larger than the table empties it and is not added: that is no error."""
@@ -143,7 +146,10 @@ class HeaderDecoder:
 
 def _read_string(block: bytes, at: int) -> tuple[bytes, int]:
     first = block[at]
-    length, at = _read_integer(block, at, 0x7F)
+    length = first & 0x7F
+    at += 1
+    if length == 0x7F:
+        length, at = _read_integer(block, at - 1, 0x7F)
     end = at + length
     if end > len(block):
         raise HeaderError("a block ends within a string")
@@ -171,13 +177,6 @@ def _read_integer(block: bytes, at: int, mask: int) -> tuple[int, int]:
     raise HeaderError("an integer that is too long")
 
 
-_STATIC_FIELDS: dict[_Field, bytes] = {}
-_STATIC_NAMES: dict[bytes, int] = {}
-for _index, _field in enumerate(STATIC, start=1):
-    _STATIC_FIELDS[_field] = bytes((_INDEXED + _index,))
-    _STATIC_NAMES.setdefault(_field[0], _index)
-
-
 def integer(value: int, prefix_bits: int, first: int) -> bytes:
     """Encode an integer in the low bits of a byte that is otherwise `first`, and in as many more bytes as it needs."""
     mask = (1 << prefix_bits) - 1
@@ -192,27 +191,33 @@ def integer(value: int, prefix_bits: int, first: int) -> bytes:
     return bytes(encoded)
 
 
+# The first of the indices that share a name counts, so the last ones are entered first.
+_INDICES = {name: index for index, (name, _) in reversed([*enumerate(STATIC, start=1)])}
+_STATIC_FIELDS = {field: integer(index, 7, _INDEXED) for index, field in enumerate(STATIC, start=1)}
+_PLAIN_NAMES = {name: integer(index, 4, 0) for name, index in _INDICES.items()}
+_INDEXED_NAMES = {name: integer(index, 6, _INCREMENTAL) for name, index in _INDICES.items()}
+
+
 def encode_plain(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Encode without any trace in the other side's table: the block means the same whenever it is sent."""
-    return _encode(headers, 4, 0)
+    return _encode(headers, _PLAIN_NAMES, b"\x00")
 
 
 def encode_indexed(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Encode so that what is not in the static table enters the other side's dynamic table, in this order."""
-    return _encode(headers, 6, _INCREMENTAL)
+    return _encode(headers, _INDEXED_NAMES, b"\x40")
 
 
-def _encode(headers: Iterable[tuple[bytes, bytes]], prefix_bits: int, first: int) -> bytes:
+def _encode(headers: Iterable[tuple[bytes, bytes]], names: dict[bytes, bytes], new_name: bytes) -> bytes:
     parts: list[bytes] = []
     for field in headers:
-        indexed = _STATIC_FIELDS.get(field)
-        if indexed is not None:
-            parts.append(indexed)
-            continue
-        name, value = field
-        index = _STATIC_NAMES.get(name, 0)
-        parts.append(integer(index, prefix_bits, first))
-        if not index:
-            parts += integer(len(name), 7, 0), name
-        parts += integer(len(value), 7, 0), value
+        encoded = _STATIC_FIELDS.get(field)
+        if encoded is None:
+            name, value = field
+            encoded = (names.get(name) or new_name + _string(name)) + _string(value)
+        parts.append(encoded)
     return b"".join(parts)
+
+
+def _string(text: bytes) -> bytes:
+    return integer(len(text), 7, 0) + text
