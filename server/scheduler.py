@@ -9,7 +9,6 @@ guards all state and is never held while an instance, a reply or a log is called
 A slot popped from the free ones under the lock belongs to whoever popped it, who starts its instance afterwards.
 """
 
-import logging
 import math
 import threading
 import time
@@ -22,6 +21,7 @@ from server.admission import Limits
 from server.alarm import Alarm, call_isolated
 from server.dispatch import Dispatcher, Effects
 from server.errors import Cancelled, ShuttingDown
+from server.failures import FailureLog
 from server.messages import InferRequest, Reply, Ticket
 from server.ordering import OrderedReplies
 from server.pending import Outcome, Pending, Responder
@@ -29,7 +29,6 @@ from server.running import Run, Slot
 from server.sessions.base import BatchError, BatchOutputs, CostPoint, Instance
 from server.spec import ModelSpec
 from server.statistics import ModelStatistics, QueueStatistics
-from server.traceparent import trace_id
 
 SHORTEST_RUN = 1.0
 """Seconds a run may take at least, however near its deadlines are: stopping one can cost its session child, so callers
@@ -37,12 +36,6 @@ with deadlines of milliseconds on a busy machine must not be able to cause it. T
 
 DEADLINE_TOLERANCE = 0.002
 """Seconds by which an expiry may be late, so that a queue full of deadlines rings at most 500 times a second."""
-
-LOGGED_IDS = 8
-"""Request ids named in the log line of a failed batch."""
-
-LOGGED_PER_SECOND = 10
-"""Such lines; whoever sends values that fail must not fill the log."""
 
 
 class Scheduler:
@@ -70,7 +63,7 @@ class Scheduler:
         self._dispatcher = Dispatcher(spec, self._slots, costs, limits)
         self._responder = Responder(spec)
         self._ordered = OrderedReplies() if spec.config.batching.preserve_ordering else None
-        self._failures = log.Sampler(LOGGED_PER_SECOND, clock)
+        self._failures = FailureLog(spec, clock)
         self._armed = math.inf
         self._draining = False
         self._drained: Callable[[], None] | None = None
@@ -238,7 +231,7 @@ class Scheduler:
             if isinstance(result, BatchOutputs):
                 self._finish(run, result, now, effects)
             else:
-                self._log_failure(run, result)
+                self._failures.write(run, result)
             self._carry_out(effects)
         if not available:
             # It may have come back between the first look and the lock.
@@ -251,7 +244,7 @@ class Scheduler:
             error = BatchError(problem)
             with self._lock:
                 self._dispatcher.recover(run, error, now, effects)
-            self._log_failure(run, error)
+            self._failures.write(run, error)
             return
         with self._lock:
             answered = self._dispatcher.succeed(run, outputs, now)
@@ -282,20 +275,3 @@ class Scheduler:
                 return
             done, self._drained = self._drained, None
         done()
-
-    def _log_failure(self, run: Run, error: BatchError) -> None:
-        held = self._failures.admit()
-        if held is None:
-            return
-        log.event(
-            "batch_failed",
-            logging.WARNING,
-            model=self.spec.name,
-            version=self.spec.version,
-            rows=run.rows,
-            kind=type(error).__name__,
-            error=str(error),
-            requests=[piece[0].request.id for piece in run.pieces[:LOGGED_IDS]],
-            trace_ids=list(filter(None, (trace_id(p[0].request.traceparent) for p in run.pieces[:LOGGED_IDS]))),
-            unlogged=held,
-        )
