@@ -42,3 +42,25 @@ async def test_the_ways_a_request_can_take_are_measured_side_by_side(capsys):
     patient = throughput.Bars(rate=300.0, added_ms=50.0)  # a busy machine is no fault of the queue
 
     assert await throughput.measure(seconds=0.5, rounds=1, bars=patient), capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("binds", "rate", "added", "failed", "good", "words"),
+    [
+        (True, 6000, 1.9, 0, True, ["PASS", "PASS"]),
+        (True, 6000, 2.1, 0, False, ["PASS", "FAIL"]),
+        (False, 6000, 1.9, 0, True, ["PASS", "PASS"]),
+        (False, 6000, 2.1, 0, True, ["PASS", "MISSED"]),
+        (False, 4900, 1.9, 0, False, ["FAIL", "PASS"]),
+        (False, 6000, 1.9, 1, False, ["FAIL", "PASS"]),
+    ],
+)
+def test_added_latency_binds_the_queue_alone_and_is_said_of_whole_servers(binds, rate, added, failed, good, words):
+    def figure(rate, p50_ms, failed=0):
+        return throughput.Figure((rate,) * 3, (p50_ms,) * 3, None, failed)
+
+    both = {"this, in memory": figure(9000, 0.5), "this, Redis": figure(rate, 0.5 + added, failed)}
+    held, lines = throughput.judge("this", both, both, throughput.Bars(), latency_binds=binds)
+
+    assert held is good
+    assert [line.split()[0] for line in lines.splitlines()] == words

@@ -5,20 +5,18 @@
 Queue alone: one and the same scheduler and instance that answers at once, behind the queue in memory, and in a worker
 process behind Redis; bare Redis carries the same bytes. End to end: real `sluice serve` processes with the churn model,
 role all, and a frontend and a worker with Redis between them. Every round measures each, so that what disturbs the
-machine disturbs all; the table has medians and the least and most of the rounds. Exit code 1 when a bar is missed.
+machine disturbs all; the table has medians and the least and most of the rounds. Exit code 1 when what binds is missed.
 """
 
 import argparse
 import asyncio
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tests.chaos.harness.closed_loop import Loop
 from tests.chaos.harness.paths import end_to_end, queue_alone
 
 IN_FLIGHT = 256
-WAKE_UPS_MS = 1.0
-"""Allowed end to end beyond the queue's own: threads and a session child of two servers are woken as well."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,8 @@ class Bars:
 
     rate: float = 5000.0
     added_ms: float = 2.0
-    """p50 through Redis less p50 in one process, one request in flight."""
+    """p50 through Redis less p50 in one process, one request in flight. Binding for the queue alone: end to end the
+    threads and the session child of two servers are woken as well, so there it is only said whether it is missed."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +75,17 @@ def table(light: Figures, full: Figures) -> str:
     return "\n".join(lines)
 
 
-def judge(what: str, light: Figures, full: Figures, bars: Bars) -> tuple[bool, str]:
-    """Return whether the path through Redis holds the bars beside the one in one process, and say so in a line."""
+def judge(what: str, light: Figures, full: Figures, bars: Bars, *, latency_binds: bool) -> tuple[bool, str]:
+    """Return whether the path through Redis holds what binds it beside the one in one process, and its verdicts."""
     memory, redis = f"{what}, in memory", f"{what}, Redis"
     rate, wanted = full[redis].rate[0], min(bars.rate, full[memory].rate[0])
     added = light[redis].p50_ms[0] - light[memory].p50_ms[0]
     failed = sum(figure.failed for figures in (light, full) for figure in figures.values())
-    good = rate >= wanted and added <= bars.added_ms and not failed
-    return good, (
-        f"{'PASS' if good else 'FAIL'} {what}: {rate:,.0f}/s through Redis (bar {wanted:,.0f}), "
-        f"added p50 {added:.2f} ms (bar {bars.added_ms:g}), {failed} failed"
+    fast, near = rate >= wanted and not failed, added <= bars.added_ms
+    return fast and (near or not latency_binds), (
+        f"{'PASS' if fast else 'FAIL'} {what}: {rate:,.0f}/s through Redis (bar {wanted:,.0f}), {failed} failed\n"
+        f"{'PASS' if near else 'FAIL' if latency_binds else 'MISSED'} {what}: added p50 {added:.2f} ms "
+        f"(bar {bars.added_ms:g} ms{'' if latency_binds else ', not binding here'})"
     )
 
 
@@ -97,8 +97,7 @@ async def measure(seconds: float, rounds: int, bars: Bars) -> bool:
             loops = await asyncio.to_thread(runs.side_by_side, rounds)
         light, full = summed(loops[1]), summed(loops[IN_FLIGHT])
         print(table(light, full), flush=True)
-        extra = 0.0 if what == "queue alone" else WAKE_UPS_MS
-        verdicts.append(judge(what, light, full, replace(bars, added_ms=bars.added_ms + extra)))
+        verdicts.append(judge(what, light, full, bars, latency_binds=what == "queue alone"))
     print(*(line for _, line in verdicts), sep="\n")
     return all(good for good, _ in verdicts)
 
