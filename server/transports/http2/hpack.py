@@ -109,7 +109,12 @@ class HeaderDecoder:
         return self._table[_INDEXED + index], at
 
     def _literal(self, block: bytes, at: int, first: int) -> tuple[_Entry, int]:
-        mask = 0x3F if first >= _INCREMENTAL else 0x0F
+        if first >= _INCREMENTAL:
+            mask = 0x3F
+        elif first < _RESIZE:
+            mask = 0x0F
+        else:
+            raise HeaderError("a table size update that is not at the start of its block")
         index = first & mask
         if index:
             at += 1
@@ -122,8 +127,6 @@ class HeaderDecoder:
         entry = (name, value), len(name) + len(value) + FIELD_OVERHEAD
         if first >= _INCREMENTAL:
             self._insert(entry)
-        elif first >= _RESIZE:
-            raise HeaderError("a table size update that is not at the start of its block")
         return entry, at
 
     def _insert(self, entry: _Entry) -> None:
