@@ -1,4 +1,4 @@
-"""A real `sluice serve` in its own process, for tests that talk to it as a user would."""
+"""A real `sluice serve` in its own process, and the other commands, for tests that talk to them as a user would."""
 
 import signal
 import subprocess
@@ -14,6 +14,14 @@ from grpc import Channel, insecure_channel
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 90.0
+FREE_PORTS = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
+
+
+def sluice(*words: str, stdin: str | None = None, timeout: float = 120) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end, whatever that is."""
+    return subprocess.run(
+        [sys.executable, "-m", "server", *words], cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=timeout
+    )
 
 
 @dataclass
@@ -30,6 +38,12 @@ class ServerProcess:
         return insecure_channel(
             self.grpc, [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
         )
+
+    def ask(self, *words: str) -> str:
+        """Run a command against this server and return what it prints; it must succeed."""
+        done = sluice(*words, "--server", self.grpc)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def scrape(self) -> dict[str, float]:
         """Return every sample of /metrics by its text, e.g. sluice_rows_total{model="churn",version="1"}."""
@@ -49,9 +63,8 @@ def serve(
     *flags: str, store: Path = ROOT / "model_store", env: dict[str, str] | None = None
 ) -> Iterator[ServerProcess]:
     """Start a server on free ports, wait until it says where it listens, and stop it at the end."""
-    ports = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
     process = subprocess.Popen(
-        [sys.executable, "-m", "server", "serve", *ports, "--model-store", str(store), *flags],
+        [sys.executable, "-m", "server", "serve", *FREE_PORTS, "--model-store", str(store), *flags],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env,
     )  # fmt: skip
     server = ServerProcess(process)

@@ -2,19 +2,11 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 
 from server.cli.demo import CUSTOMER, draw_seven
-from tests.server_process import ROOT
-
-
-def sluice(*words, stdin=None, timeout=120):
-    return subprocess.run(
-        [sys.executable, "-m", "server", *words], cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=timeout
-    )
+from tests.server_process import FREE_PORTS, ROOT, sluice
 
 
 def test_predict_churn_prints_the_probability_of_leaving(server):
@@ -71,7 +63,7 @@ def test_the_demo_asks_all_three_and_stops_its_server():
     ],
 )
 def test_a_bad_flag_file_or_value_is_one_clear_line_and_exit_code_2(words, expected):
-    ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"] if words[0] == "serve" else []
+    ports = FREE_PORTS if words[0] == "serve" else ()
     done = sluice(*words, *ports)
 
     assert done.returncode == 2
@@ -97,7 +89,7 @@ def test_an_error_of_the_server_is_one_clear_line_and_exit_code_1(server):
 
 def test_a_port_in_use_is_one_clear_line_and_exit_code_2(server):
     port = server.grpc.rsplit(":", 1)[1]
-    done = sluice("serve", "--grpc-port", port, "--http-port", "0", "--metrics-port", "0")
+    done = sluice("serve", *FREE_PORTS, "--grpc-port", port)
 
     assert done.returncode == 2
     assert port in done.stderr.splitlines()[-1]
@@ -110,9 +102,7 @@ def test_a_corrupt_model_is_kept_out_of_service_and_says_why(tmp_path):
         model.chmod(0o644)
         model.write_bytes(model.read_bytes()[:-100])
 
-    done = sluice(
-        "serve", "--model-store", str(store), "--grpc-port", "0", "--http-port", "0", "--metrics-port", "0", timeout=60
-    )
+    done = sluice("serve", *FREE_PORTS, "--model-store", str(store), timeout=60)
 
     assert done.returncode == 2
     assert "churn" in done.stderr.splitlines()[-1]

@@ -1,9 +1,6 @@
 """Frontends and workers as processes of their own, a real Redis between them, and any one of them killed."""
 
 import json
-import shutil
-import subprocess
-import sys
 import threading
 from contextlib import ExitStack
 
@@ -13,23 +10,9 @@ import pytest
 
 from tests import oip as wire
 from tests.redis_server import redis_server
-from tests.server_process import ROOT, serve
+from tests.server_process import FREE_PORTS, serve, sluice
 
 pytestmark = pytest.mark.redis
-
-
-@pytest.fixture(scope="module")
-def redis():
-    with redis_server() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    """One small model, so that several workers start quickly."""
-    folder = tmp_path_factory.mktemp("store")
-    shutil.copytree(ROOT / "model_store" / "churn", folder / "churn")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -40,22 +23,13 @@ def fleet(redis, store):
         yield fronts, workers
 
 
-def sluice(server, *words):
-    done = subprocess.run(
-        [sys.executable, "-m", "server", *words, "--server", server.grpc],
-        cwd=ROOT, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_either_frontend_answers_with_what_the_workers_serve(fleet):
     fronts, _ = fleet
     answers = []
     for front in fronts:
         with front.channel() as channel:
             answers.append(wire.outputs(wire.Stub(channel).ModelInfer(wire.churn([wire.CUSTOMER])))["probability"])
-        assert "churn" in sluice(front, "models", "list")
+        assert "churn" in front.ask("models", "list")
 
     np.testing.assert_array_equal(*answers)
 
@@ -75,9 +49,9 @@ def test_a_job_submitted_at_one_frontend_is_read_at_the_other(fleet, tmp_path):
     body = tmp_path / "body"
     body.write_bytes(wire.churn([wire.CUSTOMER]).SerializeToString())
 
-    job = json.loads(sluice(fronts[0], "jobs", "submit", "churn", "--body", str(body), "--key", "k1", "--json"))
-    again = json.loads(sluice(fronts[1], "jobs", "submit", "churn", "--body", str(body), "--key", "k1", "--json"))
-    done = json.loads(sluice(fronts[1], "jobs", "result", job["id"], "--json"))
+    job = json.loads(fronts[0].ask("jobs", "submit", "churn", "--body", str(body), "--key", "k1", "--json"))
+    again = json.loads(fronts[1].ask("jobs", "submit", "churn", "--body", str(body), "--key", "k1", "--json"))
+    done = json.loads(fronts[1].ask("jobs", "result", job["id"], "--json"))
 
     assert again["id"] == job["id"]
     assert done["state"] == "DONE"
@@ -92,7 +66,7 @@ def test_a_file_of_customers_becomes_a_file_of_results_and_is_resumed_not_repeat
     out = tmp_path / "out.csv"
     out.write_text("row,probability\n1,done before\n")
 
-    sluice(fronts[0], "jobs", "submit", "churn", "--csv", str(tmp_path / "in.csv"), "--out", str(out))
+    fronts[0].ask("jobs", "submit", "churn", "--csv", str(tmp_path / "in.csv"), "--out", str(out))
 
     lines = out.read_text().splitlines()
     assert lines[1] == "1,done before"
@@ -144,11 +118,7 @@ def test_sigterm_ends_every_role_cleanly(redis, store):
 
 def test_a_redis_that_would_lose_jobs_is_refused_with_what_to_change(store):
     with redis_server("--appendonly", "no") as volatile:
-        done = subprocess.run(
-            [sys.executable, "-m", "server", "serve", "--queue", volatile.url, "--model-store", str(store),
-             "--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"],
-            cwd=ROOT, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+        done = sluice("serve", *FREE_PORTS, "--queue", volatile.url, "--model-store", str(store))
         with serve("--queue", volatile.url, "--allow-volatile", store=store) as server:
             durable = server.scrape()["sluice_redis_durable"]
 
@@ -158,11 +128,7 @@ def test_a_redis_that_would_lose_jobs_is_refused_with_what_to_change(store):
 
 
 def test_no_redis_at_all_is_one_clear_line(store):
-    done = subprocess.run(
-        [sys.executable, "-m", "server", "serve", "--queue", "redis://127.0.0.1:1/0", "--model-store", str(store),
-         "--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"],
-        cwd=ROOT, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    done = sluice("serve", *FREE_PORTS, "--queue", "redis://127.0.0.1:1/0", "--model-store", str(store))
 
     assert done.returncode == 2
     assert "redis://127.0.0.1:1/0" in done.stderr.splitlines()[-1]

@@ -2,11 +2,8 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -22,7 +19,7 @@ from server.pb import open_inference_pb2 as oip
 from tests import models
 from tests import oip as wire
 from tests.instances import eventually
-from tests.server_process import ROOT, serve
+from tests.server_process import FREE_PORTS, serve, sluice
 
 PAIR = """
 max_batch_size: 2
@@ -32,13 +29,11 @@ dynamic_batching { max_queue_delay_microseconds: 1500000 }
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("store")
-    shutil.copytree(ROOT / "model_store" / "churn", folder / "churn")
-    models.write_version(folder / "pair" / "1", models.identity("FP32"))
-    (folder / "pair" / "config.pbtxt").write_text(PAIR)
-    models.write_version(folder / "later" / "1", models.identity("FP32"))
-    return folder
+def store(store):
+    models.write_version(store / "pair" / "1", models.identity("FP32"))
+    (store / "pair" / "config.pbtxt").write_text(PAIR)
+    models.write_version(store / "later" / "1", models.identity("FP32"))
+    return store
 
 
 @contextmanager
@@ -266,11 +261,8 @@ def test_a_killed_frontend_takes_its_own_connections_with_it_and_is_back_within_
 
 
 def test_a_second_server_on_the_port_is_refused(server, store):
-    done = subprocess.run(
-        [sys.executable, "-m", "server", "serve", "--frontends", "2", "--grpc-port", server.grpc.rpartition(":")[2],
-         "--http-port", "0", "--metrics-port", "0", "--model-store", str(store)],
-        cwd=ROOT, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    taken = ("--grpc-port", server.grpc.rpartition(":")[2])
+    done = sluice("serve", *FREE_PORTS, *taken, "--frontends", "2", "--model-store", str(store))
 
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].endswith("Address already in use")

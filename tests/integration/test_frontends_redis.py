@@ -1,40 +1,15 @@
 """Several frontend processes on one port before a Redis queue: each has its own way to Redis."""
 
 import json
-import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from server.pb import open_inference_pb2 as oip
 from tests import oip as wire
-from tests.redis_server import redis_server
-from tests.server_process import ROOT, serve
+from tests.server_process import serve
 
 pytestmark = pytest.mark.redis
-
-
-@pytest.fixture(scope="module")
-def redis():
-    with redis_server() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("store")
-    shutil.copytree(ROOT / "model_store" / "churn", folder / "churn")
-    return folder
-
-
-def sluice(server, *words):
-    done = subprocess.run(
-        [sys.executable, "-m", "server", "jobs", *words, "--json", "--server", server.grpc],
-        cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("role", ["all", "frontend"])
@@ -51,8 +26,8 @@ def test_online_requests_and_jobs_pass_through_any_of_them(redis, store, role, t
                 stub = wire.Stub(channel)
                 answers.append(wire.outputs(stub.ModelInfer(wire.churn([wire.CUSTOMER])))["probability"].item())
                 indexes.append(stub.RepositoryIndex(oip.RepositoryIndexRequest(ready=True)))
-        job = sluice(server, "submit", "churn", "--body", str(body))
-        result = sluice(server, "result", job["id"])
+        job = json.loads(server.ask("jobs", "submit", "churn", "--body", str(body), "--json"))
+        result = json.loads(server.ask("jobs", "result", job["id"], "--json"))
         page = server.scrape()
         status = server.stop()
 

@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import shutil
 import time
 from contextlib import ExitStack
 
@@ -13,19 +12,12 @@ from server.pb import sluice_pb2 as pb
 from tests import oip as wire
 from tests.otlp import collector
 from tests.redis_server import redis_server
-from tests.server_process import ROOT, serve
+from tests.server_process import serve
 
 RPC = "inference.GRPCInferenceService/ModelInfer"
 CALLER = "00f067aa0ba902b7"
 COMPUTING = {"compute_input": {}, "compute_infer": {}, "compute_output": {}}
 IN_PROCESS = {"queue": {}, "batch": COMPUTING}
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("store")
-    shutil.copytree(ROOT / "model_store" / "churn", folder / "churn")
-    return folder
 
 
 def trace_id(number):
