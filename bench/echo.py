@@ -1,17 +1,16 @@
 """What a call costs before anybody has looked at it: echo servers, measured side by side with h2load.
 
-    python bench/echo.py [--rounds 5] [--calls 60000] [--payload 60] [--servers lean,aio,pool] [--json]
+    python bench/echo.py [--rounds 5] [--calls 60000] [--payload 60] [--servers lean,core,aio,pool] [--json]
 
 `lean` and `aio` are this server's transports, `handover` is lean answering from a second thread as a collector does,
-`pool` is a plain grpc.server with a thread pool. `lean` and `handover` run in the environment that `sluice serve`
-prepares, `lean-plain` and `handover-plain` without. Rounds are interleaved, so that a noisy minute hurts all alike, and
-medians are reported. CPU is the server process's own (user and system), all threads included.
+`core` a loop over grpcio's completion queue, `pool` a plain grpc.server with a thread pool. Rounds are interleaved, so
+that a noisy minute hurts all alike, and medians are reported. CPU is the server process's own (user and system), of all
+its threads.
 """
 
 import argparse
 import asyncio
 import json
-import os
 import queue
 import re
 import shutil
@@ -28,12 +27,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bench.baselines import core_echo  # isort: skip  sets what gRPC's core reads when it is imported
+
 import grpc
 
 from server.transports.aio import AioTransport
 from server.transports.base import Call, Fast, TransportOptions
-from server.transports.environment import prepare
-from server.transports.lean import LeanTransport
+from server.transports.http2.transport import Http2Transport
 
 METHOD = "/bench.Echo/Echo"
 
@@ -74,7 +74,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--payload", type=int, default=60, help="bytes per message")
     parser.add_argument("--connections", type=int, default=4)
     parser.add_argument("--streams", type=int, default=64, help="calls in flight on each connection")
-    parser.add_argument("--servers", default="lean,lean-plain,handover,handover-plain,aio,pool")
+    parser.add_argument("--servers", default="lean,handover,core,aio,pool")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--serve", choices=SERVERS, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -90,12 +90,9 @@ def _measure(name: str, body: Path, options: argparse.Namespace) -> Round:
 
 @contextmanager
 def _server(name: str) -> Iterator[tuple[int, Callable[[], float]]]:
-    command = [sys.executable, __file__, "--serve", name]
-    environ = dict(os.environ)
-    if name in PREPARED:
-        prepare(environ)
+    command = [sys.executable, "-m", "bench.echo", "--serve", name]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environ) as process:  # noqa: S603
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:  # noqa: S603
         ask, answer = process.stdin, process.stdout
         assert ask is not None  # noqa: S101
         assert answer is not None  # noqa: S101
@@ -145,7 +142,7 @@ def _echo(call: Call, message: bytes) -> None:
     call.reply(message)
 
 
-def _serve_transport(kind: type[LeanTransport | AioTransport], handler: Callable[[Call, bytes], None]) -> None:
+def _serve_transport(kind: type[Http2Transport | AioTransport], handler: Callable[[Call, bytes], None]) -> None:
     async def serve() -> None:
         transport = kind({METHOD: Fast(handler)}, TransportOptions())
         port = await transport.start("127.0.0.1", 0)
@@ -163,7 +160,7 @@ def _serve_handover() -> None:
             call.reply(message)
 
     threading.Thread(target=collect, daemon=True).start()
-    _serve_transport(LeanTransport, lambda call, message: waiting.put((call, message)))
+    _serve_transport(Http2Transport, lambda call, message: waiting.put((call, message)))
 
 
 def _serve_pool() -> None:
@@ -178,15 +175,13 @@ def _serve_pool() -> None:
 
 
 SERVERS: dict[str, Callable[[], None]] = {
-    "lean": lambda: _serve_transport(LeanTransport, _echo),
-    "lean-plain": lambda: _serve_transport(LeanTransport, _echo),
+    "lean": lambda: _serve_transport(Http2Transport, _echo),
     "handover": _serve_handover,
-    "handover-plain": _serve_handover,
-    "silent": lambda: _serve_transport(LeanTransport, lambda call, _: call.reply(b"")),
+    "silent": lambda: _serve_transport(Http2Transport, lambda call, _: call.reply(b"")),
+    "core": lambda: core_echo.serve(lambda port: threading.Thread(target=_ready, args=(port,)).start()),
     "aio": lambda: _serve_transport(AioTransport, _echo),
     "pool": _serve_pool,
 }
-PREPARED = {"lean", "handover"}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,7 +9,13 @@ from bench.results import WIDE, Results, median, spread
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = {"sluice": "#0b7285", "naive-aio": "#c92a2a", "thread-pool": "#e67700", "echo": "#868e96"}
+COLOURS = {
+    "sluice": "#0b7285",
+    "naive-aio": "#c92a2a",
+    "thread-pool": "#e67700",
+    "echo": "#868e96",
+    "core-echo": "#495057",
+}
 
 
 def table(results: Results) -> str:

@@ -23,6 +23,8 @@ from bench.targets import ECHO, ROOT, Target, baseline, echo, sluice, started
 
 BASELINES = {"naive-aio": "naive_aio", "thread-pool": "thread_pool"}
 SHARES = (0.5, 0.8, 1.2, 2.0)
+ECHOES = ("echo", "core-echo")
+"""Our own transport's, and one on gRPC's core, the limit of every server that stands on it."""
 SAME = "same"
 """Label of a baseline's run at half of Sluice's saturation instead of its own."""
 
@@ -104,7 +106,7 @@ class Suite:
     def _open(self, model: str, number: int) -> None:
         for share in self._options.shares:
             for name in self._compared():
-                if name != "echo":
+                if name not in ECHOES:
                     self._offer(model, name, str(share), share, self._saturation(model, name), number)
             if share == SHARES[0]:
                 for name in BASELINES:
@@ -134,7 +136,7 @@ def _commands(options: argparse.Namespace) -> dict[str, tuple[list[str], str] | 
     folders = [newest_version(options.store, model) for model in MODELS]
     commands: dict[str, tuple[list[str], str] | tuple[list[str]]] = {"sluice": (sluice(options.store),)}
     commands |= {name: (baseline(module, folders),) for name, module in BASELINES.items()}
-    commands["echo"] = (echo(), ECHO)
+    commands |= {"echo": (echo(), ECHO), "core-echo": (baseline("core_echo", ()), ECHO)}
     commands["no-metrics"] = (sluice(options.store, module="bench.without_metrics"),)
     commands["no-isolation"] = (sluice(options.store, "--isolation", "none"),)
     return commands

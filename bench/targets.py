@@ -1,6 +1,5 @@
 """The servers that are measured: started one way, asked one way, and what they cost read from /proc."""
 
-import os
 import re
 import subprocess
 import sys
@@ -12,8 +11,6 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import psutil
-
-from server.transports.environment import prepare
 
 ROOT = Path(__file__).resolve().parent.parent
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -84,13 +81,10 @@ def started(name: str, command: Sequence[str], path: str = INFER) -> Iterator[Ta
     Raises:
         RuntimeError: it ended before it listened; with the end of what it wrote to stderr.
     """
-    environ = dict(os.environ)
-    if path == ECHO:
-        prepare(environ)  # `sluice serve` does so itself
     with (
         tempfile.TemporaryFile("w+") as errors,
         subprocess.Popen(  # noqa: S603 - our own programs
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environ
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
         ) as process,
     ):
         assert process.stdout is not None  # noqa: S101 - narrows for mypy

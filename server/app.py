@@ -46,7 +46,6 @@ from server.probes import Page, ProbeServer, plain
 from server.queues.base import Queue
 from server.settings import Settings
 from server.store import StoreError
-from server.transports.choose import TransportUnavailable
 from server.wire.lifecycle import Lifecycle
 
 DRAIN_MARGIN = 10.0
@@ -93,7 +92,7 @@ class App:
                 await started
                 await stopped
                 await self._drain()
-        except (StoreError, ServingError, OSError, BrokerUnusable, TransportUnavailable, FrontendFailed) as error:
+        except (StoreError, ServingError, OSError, BrokerUnusable, FrontendFailed) as error:
             raise StartupError(_one_line(error)) from error
         finally:
             started.cancel()

@@ -40,7 +40,7 @@ class Shared:
 
 
 class Front:
-    """Both ports. Raises InvalidSettings (a file), TransportUnavailable."""
+    """Both ports. Raises InvalidSettings (a file)."""
 
     def __init__(  # noqa: PLR0913 - all that a front stands on
         self,

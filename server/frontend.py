@@ -35,7 +35,6 @@ from server.metrics import Metrics
 from server.queues.base import Queue
 from server.settings import InvalidSettings, Settings, parse
 from server.spans import Tracing
-from server.transports.choose import TransportUnavailable
 from server.wire.lifecycle import Lifecycle
 
 COUNTED_EVERY = 1.0
@@ -85,7 +84,7 @@ class Frontend:
             self._send_counts()
         except LinkEndedError:
             return 1
-        except (InvalidSettings, TransportUnavailable, BrokerUnusable, OSError) as error:
+        except (InvalidSettings, BrokerUnusable, OSError) as error:
             strerror = error.strerror if isinstance(error, OSError) else None
             self._tell("failed", why=f"cannot listen: {strerror}" if strerror else str(error))
             return 2

@@ -81,7 +81,7 @@ class Settings:
     frontends: int = _setting(
         1, "processes that take calls, on one port; from 2 on, this one schedules and they parse", low=1, high=256
     )
-    transport: TransportName = _setting("auto", "auto: the lean loop, or grpc.aio where its self-check fails")
+    transport: TransportName = _setting("auto", "auto and lean: our own HTTP/2; aio: grpc.aio, slower, on gRPC's core")
     reflection: bool = _setting(True, "offer gRPC server reflection")
     tls_cert: Path | None = _setting(None, "PEM certificate chain; switches TLS on together with --tls-key")
     tls_key: Path | None = _setting(None, "PEM private key")

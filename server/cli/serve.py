@@ -7,7 +7,6 @@ import os
 from server import log
 from server.cli.main import CommandError
 from server.settings import InvalidSettings, add_flags, parse
-from server.transports import environment
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -18,8 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT. Returns 0 after a clean drain, 1 when the drain ran out of time."""
-    environment.prepare(os.environ)
-    from server.app import App, StartupError  # noqa: PLC0415  grpc reads the environment once, when it is imported
+    from server.app import App, StartupError  # noqa: PLC0415  the other commands do without all of it
 
     try:
         settings = parse(vars(arguments), os.environ)

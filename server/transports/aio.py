@@ -13,6 +13,7 @@ import grpc.aio
 from typing_extensions import override
 
 from server.transports.aio_call import AioCall, AioStream, Context, read_message
+from server.transports.aio_options import channel_arguments, server_credentials
 from server.transports.base import (
     Fast,
     Methods,
@@ -24,7 +25,7 @@ from server.transports.base import (
     Unary,
 )
 from server.transports.failure import NO_MESSAGE, is_cancelled, to_status
-from server.transports.options import address, bind_error, channel_arguments, server_credentials
+from server.transports.options import address, bind_error
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"

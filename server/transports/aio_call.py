@@ -8,10 +8,10 @@ from typing import cast
 import grpc.aio
 from typing_extensions import override
 
+from server.transports.aio_options import finite
 from server.transports.base import Call, Metadata, StatusCode, StatusError, Stream
 from server.transports.failure import cancel_current
 from server.transports.once import Once
-from server.transports.options import finite
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 _END = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs do not know it

@@ -1,39 +1,21 @@
-"""Which transport serves: the lean one, or the portable one where the lean one's ground has moved."""
+"""Which transport serves."""
 
-import logging
+import os
 from typing import Literal
 
-import grpc
-
-from server import log
-from server.transports.aio import AioTransport
 from server.transports.base import Gather, Methods, Transport, TransportOptions
-
-
-class TransportUnavailable(Exception):
-    """The transport that was asked for by name does not work with the installed grpcio."""
+from server.transports.http2.transport import Http2Transport
 
 
 def choose(
     name: Literal["auto", "lean", "aio"], methods: Methods, options: TransportOptions, gather: Gather | None = None
 ) -> Transport:
-    """Build the transport called `name`; `auto` is lean, or aio with a line in the log when lean's self-check fails.
-
-    Raises:
-        TransportUnavailable: `lean` was asked for and its self-check failed.
-    """
+    """Build the transport called `name`; `auto` is lean."""
     if name == "aio":
-        return AioTransport(methods, options)
-    try:
-        # Imported here: a binding without the names we use must not keep the other transport from starting.
-        from server.transports.lean import LeanTransport  # noqa: PLC0415
-        from server.transports.selfcheck import selfcheck  # noqa: PLC0415
+        # Otherwise gRPC's core writes a line to stderr for each malformed frame that a caller sends.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+        # Imported here, so that a server that does without grpc's 20 MB of code has none of it in memory.
+        from server.transports.aio import AioTransport  # noqa: PLC0415
 
-        selfcheck()
-    except Exception as error:
-        reason = f"the lean transport's self-check failed with grpcio {grpc.__version__}: {error}"
-        if name == "lean":
-            raise TransportUnavailable(reason) from error
-        log.event("transport_fallback", logging.WARNING, transport="aio", reason=reason)
         return AioTransport(methods, options)
-    return LeanTransport(methods, options, gather=gather)
+    return Http2Transport(methods, options, gather=gather)

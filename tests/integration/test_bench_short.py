@@ -32,7 +32,7 @@ def test_a_short_run_of_the_suite_measures_everybody_and_judges(tmp_path):
 
     assert ran.returncode in (0, 1), ran.stderr
     assert (ran.returncode == 1) == ("BROKEN" in ran.stdout), ran.stdout
-    assert set(results["closed"]["churn"]) == {"sluice", "naive-aio", "thread-pool", "echo"}
+    assert set(results["closed"]["churn"]) == {"sluice", "naive-aio", "thread-pool", "echo", "core-echo"}
     assert results["closed"]["churn"]["sluice"]["256"][0]["batch_rows"] > 1
     assert results["open"]["mnist"]["naive-aio"]["same"][0]["goodput"] > 0
     assert {path.name for path in tmp_path.glob("*.png")} == {"bench-cost.png", "bench-overload.png"}

@@ -3,8 +3,9 @@ import socket
 
 import pytest
 
+from server.transports.aio_options import channel_arguments, finite
 from server.transports.base import TransportOptions
-from server.transports.options import address, bind_error, channel_arguments, finite
+from server.transports.options import address, bind_error
 
 
 def test_limits_and_lifetimes_reach_the_core_in_its_own_units():

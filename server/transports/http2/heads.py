@@ -1,0 +1,247 @@
+"""What the headers of a call say, and the headers of its answer: gRPC over HTTP/2's "Request" and "Response".
+
+Knows no connection.
+"""
+
+import re
+from base64 import b64decode, b64encode
+from binascii import Error as Base64Error
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+from urllib.parse import quote
+
+from server.transports.base import Metadata, StatusCode, StatusError
+from server.transports.failure import INTERNAL, METHOD_NOT_FOUND
+from server.transports.http2.frames import ConnectionFault, ErrorCode
+from server.transports.http2.hpack import HeaderDecoder, HeaderError, HeadersTooLarge, encode_plain
+from server.transports.http2.messages import ENCODINGS
+
+Headers = list[tuple[bytes, bytes]]
+
+_OURS = frozenset({b"te", b"content-type", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding"})
+"""Headers that are between the transports, not metadata."""
+_FORBIDDEN = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
+_PSEUDO = frozenset({b":method", b":scheme", b":path", b":authority"})
+_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+_TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])")
+_NAME = re.compile(r"[0-9a-z_.-]+")
+_VALUE = re.compile(r"[\x20-\x7e]*")
+_BAD_NAME = re.compile(rb"[A-Z\x00-\x20\x7f-\xff]")
+_BAD_VALUE = re.compile(rb"[\x00\r\n]")
+
+ACCEPTED = ",".join(ENCODINGS).encode()
+BEGINNING: Headers = [
+    (b":status", b"200"),
+    (b"content-type", b"application/grpc"),
+    (b"grpc-accept-encoding", ACCEPTED),
+]
+WELL: Headers = [(b"grpc-status", b"0")]
+
+
+_LARGEST = 64 << 10
+"""Bytes of decoded headers beyond which a connection ends."""
+
+
+class Malformed(Exception):
+    """Not a request by HTTP/2's own rules: the stream ends with PROTOCOL_ERROR."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The headers of calls that look alike."""
+
+    route: Any
+    """What the router has for the path; None for an unknown one."""
+    method: str
+    metadata: Metadata
+    timeout: float | None
+    """Seconds."""
+    encoding: str
+    refusal: bytes | None = None
+    """The header block that ends such a call at once."""
+    malformed: bool = False
+    """Whether this is no request by HTTP/2's own rules."""
+
+
+_MALFORMED = Head(None, "", (), None, "identity", None, malformed=True)
+_MOST_KNOWN = 256
+
+
+class Heads:
+    """Reads header blocks; those that look alike, as nearly all of a caller's do, only once."""
+
+    def __init__(self, find: Callable[[str], object], limit: int) -> None:
+        """Begin a connection's.
+
+        Args:
+            find: returns the route of a path, None if there is none.
+            limit: bytes that a call's headers may have, names, values and 32 each.
+        """
+        self._find = find
+        self._limit = limit
+        self._decoder = HeaderDecoder(max(_LARGEST, 2 * limit))
+        self._known: dict[bytes, Head] = {}
+        self._changes = 0
+
+    def read(self, block: bytes) -> Head:
+        """Return what a block says.
+
+        Raises:
+            ConnectionFault: it cannot be decoded.
+        """
+        head = self._known.get(block)
+        return self._read(block) if head is None else head
+
+    def _read(self, block: bytes) -> Head:
+        try:
+            fields = self._decoder.decode(block)
+        except HeadersTooLarge as error:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, str(error)) from None
+        except HeaderError as error:
+            raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, str(error)) from None
+        try:
+            head = read_head(fields, self._find, self._limit)
+        except Malformed:
+            head = _MALFORMED
+        # The same bytes say something else once the table has changed.
+        if self._decoder.changes != self._changes or len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        if self._decoder.changes == self._changes:
+            self._known[block] = head
+        self._changes = self._decoder.changes
+        return head
+
+
+def read_head(fields: Headers, find: Callable[[str], object], limit: int) -> Head:
+    """Understand a request's headers.
+
+    Args:
+        fields: as they were decoded.
+        find: returns the route of a path, None if there is none.
+        limit: bytes that they may have, names, values and 32 each.
+
+    Raises:
+        Malformed: as RFC 9113 means it, section 8.
+    """
+    pseudo = _pseudo(fields)
+    if pseudo.get(b":method") != b"POST":
+        return _refused(b"405")
+    named = dict(fields)
+    if not named.get(b"content-type", b"").startswith(b"application/grpc"):
+        return _refused(b"415")
+    method = pseudo[b":path"].decode("latin-1")
+    encoding = named.get(b"grpc-encoding", b"identity").decode("latin-1")
+    try:
+        _check(fields, encoding, limit)
+        timeout = _timeout(named.get(b"grpc-timeout"))
+        metadata = _metadata(fields)
+    except StatusError as status:
+        return Head(None, method, (), None, encoding, ending(status))
+    route = find(method)
+    refusal = ending(StatusError(StatusCode.UNIMPLEMENTED, METHOD_NOT_FOUND)) if route is None else None
+    return Head(route, method, metadata, timeout, encoding, refusal)
+
+
+def _check(fields: Headers, encoding: str, limit: int) -> None:
+    if sum(len(name) + len(value) + 32 for name, value in fields) > limit:
+        raise StatusError(StatusCode.RESOURCE_EXHAUSTED, f"expected at most {limit} bytes of metadata")
+    if encoding not in ENCODINGS:
+        words = f"expected grpc-encoding to be one of {', '.join(ENCODINGS)}, it is {encoding!r:.64}"
+        raise StatusError(StatusCode.UNIMPLEMENTED, words)
+
+
+def ending(status: StatusError) -> bytes:
+    """Return the header block of an answer that is only a status; INTERNAL's where it cannot be written."""
+    return status_block(status, alone=True)
+
+
+def status_block(status: StatusError, *, alone: bool) -> bytes:
+    """Return the block of a status: trailers, or `alone` the only headers of the answer."""
+    try:
+        return _status_block(status.code, status.details, tuple(status.trailers), alone)
+    except (TypeError, ValueError):
+        return _status_block(INTERNAL.code, INTERNAL.details, (), alone)
+
+
+@lru_cache(maxsize=512)
+def _status_block(code: int, details: str, trailers: tuple[tuple[str, str | bytes], ...], alone: bool) -> bytes:  # noqa: FBT001
+    fields = BEGINNING[:2] if alone else []
+    fields = [*fields, (b"grpc-status", b"%d" % code)]
+    if details:
+        fields.append((b"grpc-message", quote(details, safe=_PRINTABLE, errors="replace").encode()))
+    return encode_plain([*fields, *map(_trailer, trailers)])
+
+
+_PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
+
+
+def _trailer(pair: tuple[str, str | bytes]) -> tuple[bytes, bytes]:
+    key, value = pair
+    if not isinstance(key, str) or not _NAME.fullmatch(key):
+        msg = f"expected a name in lower case, got {key!r}"
+        raise ValueError(msg)
+    if key.endswith("-bin"):
+        return key.encode(), b64encode(value if isinstance(value, bytes) else value.encode()).rstrip(b"=")
+    text = value.decode("ascii") if isinstance(value, bytes) else value
+    if not _VALUE.fullmatch(text):
+        msg = f"expected printable ASCII, got {value!r}"
+        raise ValueError(msg)
+    return key.encode(), text.encode()
+
+
+def _refused(status: bytes) -> Head:
+    return Head(None, "", (), None, "identity", encode_plain([(b":status", status)]))
+
+
+def _pseudo(fields: Headers) -> dict[bytes, bytes]:
+    """Check what HTTP/2 says of a request's fields and return those with a colon."""
+    pseudo: dict[bytes, bytes] = {}
+    regular = False
+    for name, value in fields:
+        if name.startswith(b":"):
+            if regular or name not in _PSEUDO or name in pseudo:
+                raise Malformed(f"expected each of HTTP/2's own fields once, before the others; {name!r:.64} is not so")
+            pseudo[name] = value
+        else:
+            regular = True
+            if not name or _BAD_NAME.search(name) or name in _FORBIDDEN:
+                raise Malformed(f"expected a field of HTTP/2, got {name!r:.64}")
+            if name == b"te" and value != b"trailers":
+                raise Malformed(f"expected te to be trailers, got {value!r:.64}")
+        if _BAD_VALUE.search(value):
+            raise Malformed(f"expected {name!r:.64} to have no line end")
+    if not (pseudo.get(b":method") and pseudo.get(b":scheme") and pseudo.get(b":path")):
+        raise Malformed("expected :method, :scheme and :path")
+    return pseudo
+
+
+def _timeout(value: bytes | None) -> float | None:
+    if value is None:
+        return None
+    match = _TIMEOUT.fullmatch(value)
+    if match is None:
+        words = f"expected grpc-timeout to be up to 8 digits and one of HMSmun, it is {value.decode('latin-1')!r:.64}"
+        raise StatusError(StatusCode.INTERNAL, words)
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _metadata(fields: Iterable[tuple[bytes, bytes]]) -> Metadata:
+    found: list[tuple[str, str | bytes]] = []
+    for name, value in fields:
+        if name in _OURS or name.startswith(b":"):
+            continue
+        key = name.decode("ascii")
+        if key.endswith("-bin"):
+            found.extend((key, _unbase64(key, part)) for part in value.split(b","))
+        else:
+            found.append((key, value.decode("latin-1")))
+    return tuple(found)
+
+
+def _unbase64(key: str, value: bytes) -> bytes:
+    try:
+        return b64decode(value.strip().rstrip(b"=") + b"=" * (-len(value.strip().rstrip(b"=")) % 4), validate=True)
+    except Base64Error:
+        raise StatusError(StatusCode.INTERNAL, f"expected {key!r:.64} to be in base64") from None

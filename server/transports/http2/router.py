@@ -1,0 +1,62 @@
+"""Finds what serves a path, and opens the call that goes with it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from server.transports.base import Call, Fast, FastHandler, Methods, StreamHandler, Streaming, Unary, UnaryHandler
+from server.transports.http2.call import UnaryCall
+from server.transports.http2.stream import StreamCall
+from server.transports.lane import SlowLane
+
+if TYPE_CHECKING:
+    from server.transports.http2.connection import Connection
+    from server.transports.http2.heads import Head
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How calls of one method are opened."""
+
+    open: "Callable[[Connection, int, Head], UnaryCall | StreamCall]"
+    handler: FastHandler
+    """Takes a unary call's message, on the transport's thread."""
+
+
+class Router:
+    """All methods, by path; every connection's."""
+
+    def __init__(self, methods: Methods, lane: SlowLane) -> None:
+        self._routes = {path: _route(method, lane) for path, method in methods.items()}
+
+    def find(self, path: str) -> Route | None:
+        """Return the route of a path, None for an unknown one."""
+        return self._routes.get(path)
+
+
+def _route(method: Fast | Unary | Streaming, lane: SlowLane) -> Route:
+    if isinstance(method, Fast):
+        return Route(UnaryCall, method.handler)
+    if isinstance(method, Unary):
+        return Route(UnaryCall, _slowly(method.handler, lane))
+    return Route(_streaming(method.handler, lane), _nothing)
+
+
+def _slowly(handler: UnaryHandler, lane: SlowLane) -> FastHandler:
+    def enqueue(call: Call, message: bytes) -> None:
+        lane.soon(lane.unary, call, message, handler)
+
+    return enqueue
+
+
+def _streaming(handler: StreamHandler, lane: SlowLane) -> "Callable[[Connection, int, Head], StreamCall]":
+    def open_stream(connection: "Connection", number: int, head: "Head") -> StreamCall:
+        call = StreamCall(connection, number, head, lane)
+        lane.soon(call.serve, handler)
+        return call
+
+    return open_stream
+
+
+def _nothing(_: Call, __: bytes) -> None:
+    return
