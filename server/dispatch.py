@@ -161,7 +161,7 @@ class Dispatcher:
         """Give what a failed run held another chance before everything else, where it deserves one."""
         if isinstance(error, OutOfMemory):
             self._batcher.limit = max(1, min(self._batcher.limit, run.rows // 2))
-        recovery = recover([piece for piece in run.pieces if not piece[0].settled], error, now)
+        recovery = recover(run.pieces, error, now)
         self._again.extend(recovery.again)
         self.statistics.retried_rows += sum(piece[2] for pieces in recovery.again for piece in pieces)
         for pending, failure in recovery.failed:

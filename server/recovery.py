@@ -1,10 +1,11 @@
 """What to do with a batch that did not come back, so that only the culprit pays.
 
 The rules, by what the instance reported:
-    RunFailed       the runtime refused some row's values: bisect; the request left standing alone gets InvalidValues
+    RunFailed       the runtime refused some row's values: bisect; a request that fails alone gets InvalidValues
     InstanceDied    any row may have killed it: run each alone once more; who is there when it dies again fails
     RunTimedOut     those past their deadline are answered so; the others as above, for one of them may hang for ever
     OutOfMemory     halve the batch, down to a single row, which fails
+Whoever is to blame may be answered already, expired or cancelled. So who is left of a batch gets another run alone.
 This module must never know locks or instances: it sorts pieces into lists.
 """
 
@@ -31,12 +32,15 @@ class Recovery:
     failed: list[tuple[Pending, ServingError]] = field(default_factory=list)
 
 
-def recover(pieces: Pieces, error: BatchError, now: float) -> Recovery:
-    """Sort the unanswered pieces of a failed batch into those that get another chance and those that do not."""
+def recover(ran: Pieces, error: BatchError, now: float) -> Recovery:
+    """Sort the unanswered of the pieces that `ran` into those that get another chance and those that do not."""
     recovery = Recovery()
+    pieces = [piece for piece in ran if not piece[0].settled]
     if not pieces:
         return recovery
     match error:
+        case OutOfMemory() | RunFailed() if len(pieces) == 1 < len(ran):
+            recovery.again = [pieces]
         case OutOfMemory() if _rows(pieces) > 1:
             recovery.again = _halve_rows(pieces)
         case RunFailed() if len(pieces) > 1:
@@ -45,19 +49,19 @@ def recover(pieces: Pieces, error: BatchError, now: float) -> Recovery:
         case RunFailed():
             recovery.failed = [(pieces[0][0], InvalidValues(INVALID))]
         case InstanceDied() | RunTimedOut():
-            _one_by_one(pieces, error, now, recovery)
+            _one_by_one(pieces, error, now, recovery, alone=len(ran) == 1)
         case _:
             recovery.failed = [(piece[0], InferenceFailed(FAILED)) for piece in pieces]
     return recovery
 
 
-def _one_by_one(pieces: Pieces, error: BatchError, now: float, recovery: Recovery) -> None:
+def _one_by_one(pieces: Pieces, error: BatchError, now: float, recovery: Recovery, *, alone: bool) -> None:
     for piece in pieces:
         pending = piece[0]
         pending.deaths += 1
         if isinstance(error, RunTimedOut) and now >= pending.deadline:
             recovery.failed.append((pending, DeadlineExceeded(EXPIRED)))
-        elif pending.deaths > 1 or (isinstance(error, RunTimedOut) and len(pieces) == 1):
+        elif pending.deaths > 1 or (isinstance(error, RunTimedOut) and alone):
             recovery.failed.append((pending, InferenceFailed(FAILED)))
         else:
             recovery.again.append([piece])

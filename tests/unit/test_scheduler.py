@@ -428,6 +428,24 @@ def test_a_failed_run_is_bisected_so_that_only_the_culprit_fails(culprits):
             assert simulation.values(number) == [value]
 
 
+@pytest.mark.parametrize("error", [RunFailed, OutOfMemory, RunTimedOut])
+@pytest.mark.parametrize("end", [DeadlineExceeded, Cancelled])
+def test_who_shared_a_failed_batch_with_one_answered_meanwhile_is_not_blamed_for_it(error, end):
+    simulation = Simulation(behaviour=failing(error, 3))
+    simulation.instances[0].part_cost = lambda parts: 0.5 if len(parts) > 1 else linear(1)
+    simulation.submit([100])
+    culprit, ticket = simulation.submit([3], budget=0.2 if end is DeadlineExceeded else 60)
+    mate, _ = simulation.submit([7], budget=60)
+    simulation.advance(0.1)
+    if end is Cancelled:
+        ticket.cancel()
+    simulation.advance(10)
+
+    assert sizes(simulation) == [1, 2, 1]
+    assert kinds(simulation, [culprit]) == [end]
+    assert simulation.values(mate) == [7]
+
+
 def test_bisecting_goes_before_everything_else_and_takes_log_n_runs():
     simulation = Simulation(behaviour=failing(RunFailed, 3))
     simulation.submit([100])
