@@ -46,6 +46,7 @@ from server.probes import Page, ProbeServer, plain
 from server.queues.base import Queue
 from server.settings import Settings
 from server.store import StoreError
+from server.transports.base import Gather
 from server.wire.lifecycle import Lifecycle
 
 DRAIN_MARGIN = 10.0
@@ -133,6 +134,7 @@ class App:
     async def _start_front(self) -> tuple[int, int]:
         ends, models = self._ends, self._models
         queue: Queue
+        gather: Gather | None = None
         if ends is not None:
             await ends.open_frontend()
             assert ends.queue is not None, "open_frontend() makes it"  # noqa: S101 - narrows for mypy
@@ -140,10 +142,19 @@ class App:
             self._catalog = self._catalog or RemoteCatalog(ends.served)
         else:
             assert models is not None, "settings refuse a frontend without Redis"  # noqa: S101 - ditto
-            queue = models.queue
+            queue, gather = models.queue, models.bundle
         assert self._catalog is not None, "either end brings one"  # noqa: S101 - ditto
         jobs = ends.jobs if ends is not None else None
-        front = Front(self._settings, self._lifecycle, self._metrics, self._catalog, queue, jobs, tracing=self._tracing)
+        front = Front(
+            self._settings,
+            self._lifecycle,
+            self._metrics,
+            self._catalog,
+            queue,
+            jobs,
+            tracing=self._tracing,
+            gather=gather,
+        )
         if self._frontends is None:
             self._front = front
             ports = await front.open()

@@ -9,6 +9,7 @@ from pathlib import Path
 from server import __version__
 from server.admission import Limits as QueueLimits
 from server.alarm import Alarm
+from server.bundle import Bundle
 from server.cache import CachedScheduler
 from server.fleet.ends import RedisOptions
 from server.jobs import JobLimits
@@ -33,7 +34,11 @@ Queued = Scheduler | CachedScheduler
 
 
 def make_schedulers(
-    settings: Settings, alarm: Alarm, shared: RedisCache | None, together: AbstractContextManager[None] | None
+    settings: Settings,
+    alarm: Alarm,
+    shared: RedisCache | None,
+    together: AbstractContextManager[None] | None,
+    bundle: Bundle,
 ) -> Callable[[LoadedModel], Queued]:
     """Return what gives each loaded version its queue, and a response cache where its config asks for one."""
     limits = QueueLimits(
@@ -46,7 +51,13 @@ def make_schedulers(
 
     def make(loaded: LoadedModel) -> Queued:
         scheduler = Scheduler(
-            loaded.spec, loaded.instances, loaded.costs, alarm=alarm, limits=limits, together=together
+            loaded.spec,
+            loaded.instances,
+            loaded.costs,
+            alarm=alarm,
+            limits=limits,
+            together=together,
+            bundle=bundle,
         )
         if not loaded.spec.config.response_cache:
             return scheduler

@@ -52,6 +52,7 @@ class Front:
         jobs: JobStore | None,
         *,
         tracing: Tracing | None = None,
+        gather: Gather | None = None,
         shared: Shared | None = None,
     ) -> None:
         self._settings = settings
@@ -80,7 +81,7 @@ class Front:
             )
         )
         """The handlers of every method, for whoever has calls from elsewhere."""
-        options, gather = transport_options(settings), None
+        options = transport_options(settings)
         if shared is not None:
             self.table, gather = shared.forwarded(self.table), shared.gather
             options = replace(options, reuse_port=True)

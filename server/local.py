@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 
 from server.alarm import ThreadAlarm
 from server.assembly import Queued, make_schedulers, session_options, shared_cache
+from server.bundle import Bundle
 from server.fleet.workers import Target
 from server.gpu import GpuReader
 from server.metrics import ModelSnapshot
@@ -37,7 +38,9 @@ class LocalModels:
         self.cache = shared_cache(settings)
         if self.cache is not None:
             self.cache.start()
-        make = make_schedulers(settings, self._alarm, self.cache, together)
+        self.bundle = Bundle()
+        """Starts what a transport's thread submits, once for all that it has at hand."""
+        make = make_schedulers(settings, self._alarm, self.cache, together, self.bundle)
         self.repository: Repository[Queued] = Repository(Store(settings.model_store), loader, make, options, [observer])
         self.gpus = GpuReader().read if settings.device != "cpu" else None
         """What reads the GPUs for the metrics; nothing is touched before the first scrape."""

@@ -19,6 +19,7 @@ from functools import partial
 from server import log
 from server.admission import Limits
 from server.alarm import Alarm, call_isolated
+from server.bundle import Bundle
 from server.dispatch import Dispatcher, Effects
 from server.errors import Cancelled, ShuttingDown
 from server.failures import FailureLog
@@ -51,9 +52,15 @@ class Scheduler:
         limits: Limits,
         clock: Callable[[], float] = time.monotonic,
         together: AbstractContextManager[None] | None = None,
+        bundle: Bundle | None = None,
     ) -> None:
-        """`together` is entered while the answers of a batch are given, for who wants to send them as one."""
+        """Begin with nothing.
+
+        `together` is entered while the answers of a batch are given, for who wants to send them as one; `bundle` is
+        told what could start, where a thread submits several requests before it has any of them started.
+        """
         self.spec = spec
+        self._bundle = bundle if bundle is not None else Bundle()
         self._together = together if together is not None else nullcontext()
         self._clock = clock
         self._alarm = alarm
@@ -94,12 +101,19 @@ class Scheduler:
                 self._ordered.accept(pending)
             if pending.deadline < self._armed:
                 self._arm(pending.deadline)
-            if not self._dispatcher.any_free:  # nearly always, under load
+            if not self._dispatcher.any_free or self._bundle.leave(self._start_waiting):
                 return pending
             effects = Effects()
             self._claim(now, effects)
         self._carry_out(effects)
         return pending
+
+    def _start_waiting(self) -> None:
+        """Start what was left to the bundle."""
+        effects = Effects()
+        with self._lock:
+            self._claim(self._clock(), effects)
+        self._carry_out(effects)
 
     def cancel(self, pending: Pending) -> None:
         """Give a request up; a run that nobody waits for any more is stopped."""

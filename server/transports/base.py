@@ -107,6 +107,8 @@ class Stream(Protocol):
 
 
 FastHandler = Callable[[Call, bytes], None]
+Shed = Callable[[Call], "StatusError"]
+"""Takes a call that nobody will look at; must be much cheaper than its handler."""
 UnaryHandler = Callable[[Call, bytes], Awaitable[bytes]]
 StreamHandler = Callable[[Stream], Awaitable[None]]
 
@@ -116,6 +118,9 @@ class Fast:
     """A unary method answered by callback."""
 
     handler: FastHandler
+    shed: Shed | None = None
+    """Where the transport's thread has more calls than it can look at in time, says how those end whose deadline is too
+    near; without one they are handled like all others. A transport that knows no backlog of its own never asks."""
 
 
 @dataclass(frozen=True, slots=True)

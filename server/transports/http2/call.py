@@ -3,7 +3,7 @@
 import time
 from typing import TYPE_CHECKING
 
-from server.transports.base import Metadata, StatusCode, StatusError
+from server.transports.base import FastHandler, Metadata, Shed, StatusCode, StatusError
 from server.transports.failure import NO_MESSAGE
 from server.transports.http2.heads import Head, ending
 from server.transports.http2.messages import Assembler, too_large
@@ -85,9 +85,20 @@ class UnaryCall(Once):
             self._connection.perform(self._refuse, ending(StatusError(code, details, trailers)))
 
     def deliver(self, message: bytes) -> None:
-        """Hand the whole message to the handler."""
+        """Hand the whole message on."""
+        self._head.route.deliver(self, message)
+
+    def shed(self, shed: Shed) -> None:
+        """End the call as `shed` says: nobody will look at it."""
+        if self.take():
+            self._refuse(ending(shed(self)))
+
+    def handle(self, handler: FastHandler, message: bytes) -> None:
+        """Let the handler act on the message, unless the caller has gone."""
+        if self._gone:
+            return
         try:
-            self._head.route.handler(self, message)
+            handler(self, message)
         except Exception as error:  # noqa: BLE001  a handler's mistake ends its call, not the thread
             fail(self, error)
 

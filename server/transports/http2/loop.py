@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from server import log
 from server.transports.base import Gather, TransportOptions
+from server.transports.http2.backlog import Backlog
 from server.transports.http2.caller import READ, Caller
 from server.transports.http2.messages import Held
 from server.transports.http2.router import Router
@@ -33,9 +34,14 @@ class Loop:
     """One thread, one selector."""
 
     def __init__(
-        self, limits: TransportOptions, router: Router, gather: Gather | None, tls: ssl.SSLContext | None
+        self,
+        limits: TransportOptions,
+        router: Router,
+        backlog: Backlog,
+        gather: Gather | None,
+        tls: ssl.SSLContext | None,
     ) -> None:
-        self._limits, self._router, self._gather, self._tls = limits, router, gather, tls
+        self._limits, self._router, self._backlog, self._gather, self._tls = limits, router, backlog, gather, tls
         self._selector = selectors.DefaultSelector()
         self._callers: set[Caller] = set()
         self._speaking: list[Caller] = []
@@ -101,6 +107,7 @@ class Loop:
         while posted:
             act, arguments = posted.popleft()
             act(*arguments)
+        self._backlog.serve()
         if self._gather is not None and self._gather.waiting():
             self._gather.flush()
         if self._speaking:
@@ -114,7 +121,7 @@ class Loop:
             self._next_tick = now + _TICK  # something has happened, so there may be calls
 
     def _patience(self) -> float | None:
-        if self._posted or self._speaking:
+        if self._posted or self._speaking or self._backlog:
             return 0.0
         if not self._callers and not self._draining:
             return None
@@ -132,10 +139,10 @@ class Loop:
             self._running = False
 
     def _wake(self, _: int) -> None:
-        # First, so that whoever posts behind the last look wakes us again.
-        self._woken = False
+        # In this order: a byte that comes between the two would be read, and the flag would say that it is still there.
         with contextlib.suppress(BlockingIOError):
             self._here.recv(4096)
+        self._woken = False
 
     def _accept(self, _: int) -> None:
         for _turn in range(_AT_ONCE):

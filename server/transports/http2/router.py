@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from server.transports.base import Call, Fast, FastHandler, Methods, StreamHandler, Streaming, Unary, UnaryHandler
+from server.transports.base import Call, Fast, Methods, StreamHandler, Streaming, Unary, UnaryHandler
+from server.transports.http2.backlog import Backlog, Deliver
 from server.transports.http2.call import UnaryCall
 from server.transports.http2.stream import StreamCall
 from server.transports.lane import SlowLane
@@ -19,30 +20,30 @@ class Route:
     """How calls of one method are opened."""
 
     open: "Callable[[Connection, int, Head], UnaryCall | StreamCall]"
-    handler: FastHandler
+    deliver: Deliver
     """Takes a unary call's message, on the transport's thread."""
 
 
 class Router:
     """All methods, by path; every connection's."""
 
-    def __init__(self, methods: Methods, lane: SlowLane) -> None:
-        self._routes = {path: _route(method, lane) for path, method in methods.items()}
+    def __init__(self, methods: Methods, lane: SlowLane, backlog: Backlog) -> None:
+        self._routes = {path: _route(method, lane, backlog) for path, method in methods.items()}
 
     def find(self, path: str) -> Route | None:
         """Return the route of a path, None for an unknown one."""
         return self._routes.get(path)
 
 
-def _route(method: Fast | Unary | Streaming, lane: SlowLane) -> Route:
+def _route(method: Fast | Unary | Streaming, lane: SlowLane, backlog: Backlog) -> Route:
     if isinstance(method, Fast):
-        return Route(UnaryCall, method.handler)
+        return Route(UnaryCall, backlog.entry(method.handler, method.shed))
     if isinstance(method, Unary):
         return Route(UnaryCall, _slowly(method.handler, lane))
     return Route(_streaming(method.handler, lane), _nothing)
 
 
-def _slowly(handler: UnaryHandler, lane: SlowLane) -> FastHandler:
+def _slowly(handler: UnaryHandler, lane: SlowLane) -> Deliver:
     def enqueue(call: Call, message: bytes) -> None:
         lane.soon(lane.unary, call, message, handler)
 
@@ -58,5 +59,5 @@ def _streaming(handler: StreamHandler, lane: SlowLane) -> "Callable[[Connection,
     return open_stream
 
 
-def _nothing(_: Call, __: bytes) -> None:
+def _nothing(_: UnaryCall, __: bytes) -> None:
     return

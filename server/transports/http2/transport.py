@@ -11,6 +11,7 @@ import ssl
 from typing_extensions import override
 
 from server.transports.base import Gather, Methods, Transport, TransportOptions
+from server.transports.http2.backlog import Backlog
 from server.transports.http2.loop import Loop
 from server.transports.http2.router import Router
 from server.transports.http2.secure import server_context
@@ -41,7 +42,8 @@ class Http2Transport(Transport):
                 raise bind_error(host, port, tls=True, shared=options.reuse_port) from None
             raise bind_error(host, port, tls=False, shared=options.reuse_port) from error
         self._lane = SlowLane(asyncio.get_running_loop())
-        self._loop = Loop(options, Router(self._methods, self._lane), self._gather, tls)
+        backlog = Backlog()
+        self._loop = Loop(options, Router(self._methods, self._lane, backlog), backlog, self._gather, tls)
         self._loop.start(listener)
         bound: int = listener.getsockname()[1]
         return bound

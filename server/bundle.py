@@ -1,0 +1,40 @@
+"""Requests that come together start as one batch, not the first of them alone and the others behind it.
+
+A transport's thread that has several requests at hand says so (`transports.base.Gather`): schedulers then leave
+starting to it, once for all that it submits between two flushes. What other threads submit is started at once.
+This module must never know a transport or what a scheduler is.
+"""
+
+import threading
+from collections.abc import Callable
+
+Start = Callable[[], None]
+
+
+class Bundle:
+    """Belongs to the thread that calls `begin`; `leave` may be asked by any."""
+
+    def __init__(self) -> None:
+        self._thread = 0
+        self._starts: dict[Start, None] = {}
+
+    def begin(self) -> None:
+        """Say that the calling thread will flush after what it submits."""
+        self._thread = threading.get_ident()
+
+    def leave(self, start: Start) -> bool:
+        """Have `start` called by the next flush; False for a thread that does not flush."""
+        if threading.get_ident() != self._thread:
+            return False
+        self._starts[start] = None
+        return True
+
+    def waiting(self) -> int:
+        """Return how much is to be started."""
+        return len(self._starts)
+
+    def flush(self) -> None:
+        """Start it."""
+        starts, self._starts = self._starts, {}
+        for start in starts:
+            start()
