@@ -213,9 +213,11 @@ class Connection:
 
     def expire(self, now: float) -> None:
         """End the calls whose deadline has passed."""
-        for call in tuple(self.streams.values()):
+        for number, call in tuple(self.streams.items()):
             if call.deadline is not None and call.deadline <= now:
                 call.expire()
+                if number in self.streams:  # it has an answer that its caller does not fetch
+                    self.break_off(number, ErrorCode.CANCEL)
 
     def lost(self, block: bytes | None = None) -> None:
         """End all calls, with these headers while the caller still hears them."""
@@ -239,10 +241,10 @@ class Connection:
         self._reset(number, code)
 
     def _open(self, number: int, block: bytes, *, ended: bool) -> None:
-        head = self._heads.read(block)
         if number <= self.last or not number & 1:
-            self._more_headers(number, ended=ended)
+            self._more_headers(number, well_formed=self._heads.read_trailers(block), ended=ended)
             return
+        head = self._heads.read(block)
         self.last, self.idle_frames = number, 0
         if self.refusing or len(self.streams) >= self.limits.max_concurrent_streams:
             self._reset(number, ErrorCode.REFUSED_STREAM)
@@ -258,7 +260,7 @@ class Connection:
                 call.half_closed = True
                 call.receive(b"")
 
-    def _more_headers(self, number: int, *, ended: bool) -> None:
+    def _more_headers(self, number: int, *, well_formed: bool, ended: bool) -> None:
         """Trailers, which mean nothing in gRPC; or a mistake."""
         call = self.streams.get(number)
         if call is None:
@@ -268,7 +270,7 @@ class Connection:
                 )
         elif call.half_closed:
             self.break_off(number, ErrorCode.STREAM_CLOSED)
-        elif ended:
+        elif ended and well_formed:
             self._data(END_STREAM, number, call, b"")
         else:
             self.break_off(number, ErrorCode.PROTOCOL_ERROR)

@@ -28,7 +28,7 @@ _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-
 _TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])")
 _NAME = re.compile(r"[0-9a-z_.-]+")
 _VALUE = re.compile(r"[\x20-\x7e]*")
-_BAD_NAME = re.compile(rb"[A-Z\x00-\x20\x7f-\xff]")
+_BAD_NAME = re.compile(rb"[A-Z:\x00-\x20\x7f-\xff]")
 _BAD_VALUE = re.compile(rb"[\x00\r\n]")
 
 ACCEPTED = ",".join(ENCODINGS).encode()
@@ -94,23 +94,40 @@ class Heads:
         head = self._known.get(block)
         return self._read(block) if head is None else head
 
-    def _read(self, block: bytes) -> Head:
+    def read_trailers(self, block: bytes) -> bool:
+        """Decode the block that ends a request, which means nothing in gRPC; False when it is malformed.
+
+        Raises:
+            ConnectionFault: it cannot be decoded.
+        """
+        fields = self._decode(block)
+        self._forget_if_changed()
+        return not any(_BAD_NAME.search(name) or _BAD_VALUE.search(value) for name, value in fields)
+
+    def _forget_if_changed(self) -> bool:
+        """Forget what blocks meant if the table has changed since: the same bytes mean something else now."""
+        changed = self._decoder.changes != self._changes
+        if changed or len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        self._changes = self._decoder.changes
+        return changed
+
+    def _decode(self, block: bytes) -> Headers:
         try:
-            fields = self._decoder.decode(block)
+            return self._decoder.decode(block)
         except HeadersTooLarge as error:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, str(error)) from None
         except HeaderError as error:
             raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, str(error)) from None
+
+    def _read(self, block: bytes) -> Head:
+        fields = self._decode(block)
         try:
             head = read_head(fields, self._find, self._limit)
         except Malformed:
             head = _MALFORMED
-        # The same bytes say something else once the table has changed.
-        if self._decoder.changes != self._changes or len(self._known) >= _MOST_KNOWN:
-            self._known.clear()
-        if self._decoder.changes == self._changes:
+        if not self._forget_if_changed():
             self._known[block] = head
-        self._changes = self._decoder.changes
         return head
 
 

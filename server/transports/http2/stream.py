@@ -158,6 +158,7 @@ class StreamCall:
         self._assembler.close()
 
     def _refuse(self, status: StatusError) -> None:
+        self._assembler.close()
         self.end(status_block(status, alone=not self._begun))
 
     def _was_read(self) -> None:
