@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from server.admission import Limits
 from server.alarm import ManualAlarm
+from server.bundle import Bundle
 from server.errors import ServingError
 from server.messages import NO_DEADLINE, InferRequest, InferResponse, Tensor
 from server.scheduler import Scheduler
@@ -140,8 +141,15 @@ class Simulation:
         self.instances = [FakeInstance(self.alarm, cost, behaviour) for _ in range(instances)]
         sizes = [size for size in (1, 2, 4, 8, 16, 32, 64) if size <= max(self.spec.max_batch_size, 1)]
         costs = [CostPoint(size, cost(size)) for size in sizes]
+        self.bundle = Bundle()
         self.scheduler = Scheduler(
-            self.spec, self.instances, costs, alarm=self.alarm, limits=limits, clock=self.alarm.clock
+            self.spec,
+            self.instances,
+            costs,
+            alarm=self.alarm,
+            limits=limits,
+            clock=self.alarm.clock,
+            bundle=self.bundle,
         )
         self.outcomes: dict[int, list[Outcome]] = {}
         self.answered_at: dict[int, float] = {}

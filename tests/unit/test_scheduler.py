@@ -53,6 +53,42 @@ def test_an_idle_instance_starts_at_once_and_what_comes_meanwhile_is_the_next_ba
     assert sizes(simulation) == [1, 7]
 
 
+def test_what_a_thread_submits_before_it_flushes_starts_together():
+    simulation = Simulation()
+    simulation.bundle.begin()
+    submit(simulation, 8)
+
+    assert sizes(simulation) == []
+    assert simulation.bundle.waiting() == 1
+    simulation.bundle.flush()
+    assert (sizes(simulation), simulation.bundle.waiting()) == ([8], 0)
+    simulation.bundle.flush()
+    assert sizes(simulation) == [8]
+
+
+def test_what_another_thread_submits_starts_at_once():
+    simulation = Simulation()
+    flushing = threading.Thread(target=simulation.bundle.begin)
+    flushing.start()
+    flushing.join()
+    submit(simulation, 2)
+
+    assert (sizes(simulation), simulation.bundle.waiting()) == ([1], 0)
+
+
+def test_what_waits_for_a_flush_still_expires_and_can_be_cancelled():
+    simulation = Simulation()
+    simulation.bundle.begin()
+    hasty, _ = simulation.submit([1], budget=0.5)
+    late, ticket = simulation.submit([2])
+    ticket.cancel()
+    simulation.advance(1)
+    simulation.bundle.flush()
+
+    assert kinds(simulation, [hasty, late]) == [DeadlineExceeded, Cancelled]
+    assert sizes(simulation) == []
+
+
 def test_every_request_gets_its_own_rows():
     simulation = Simulation(instances=2)
     numbers = submit(simulation, 200)
@@ -178,9 +214,16 @@ def test_what_waits_expires_at_its_deadline_even_if_nothing_ever_finishes(instan
 
 @pytest.mark.parametrize(("budget", "refused"), [(0.074, True), (0.076, False)])
 def test_a_promise_leaves_a_fifth_of_the_budget_for_the_way_here_and_back(budget, refused):
+    simulation = Simulation(cost=lambda _: 0.06)
+    with pytest.raises(DeadlineUnreachable, match=r"at least 75\.0 ms") if refused else nullcontext():
+        simulation.submit(budget=budget)
+
+
+@pytest.mark.parametrize(("budget", "refused"), [(0.099, True), (0.101, False)])
+def test_a_promise_to_who_has_to_wait_leaves_two_fifths(budget, refused):
     simulation = Simulation(cost=lambda _: 0.03)
     submit(simulation, 1)  # runs until 0.03; the newcomer's answer is there at 0.06
-    with pytest.raises(DeadlineUnreachable, match=r"at least 75\.0 ms") if refused else nullcontext():
+    with pytest.raises(DeadlineUnreachable, match=r"at least 100\.0 ms") if refused else nullcontext():
         simulation.submit(budget=budget)
 
 
