@@ -20,7 +20,7 @@ from server.transports.http2.messages import ENCODINGS
 
 Headers = list[tuple[bytes, bytes]]
 
-_OURS = frozenset({b"te", b"content-type", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding"})
+_OURS = frozenset({b"te", b"content-type", b"grpc-encoding", b"grpc-accept-encoding"})
 """Headers that are between the transports, not metadata."""
 _FORBIDDEN = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
 _PSEUDO = frozenset({b":method", b":scheme", b":path", b":authority"})
@@ -48,9 +48,9 @@ class Malformed(Exception):
     """Not a request by HTTP/2's own rules: the stream ends with PROTOCOL_ERROR."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Head:
-    """The headers of calls that look alike."""
+    """The headers of calls that look alike; nobody changes them."""
 
     route: Any
     """What the router has for the path; None for an unknown one."""
@@ -83,6 +83,8 @@ class Heads:
         self._limit = limit
         self._decoder = HeaderDecoder(max(_LARGEST, 2 * limit))
         self._known: dict[bytes, Head] = {}
+        self._alike: dict[tuple[tuple[bytes, bytes], ...], Head] = {}
+        """Heads by all of their fields but the timeout."""
         self._changes = 0
 
     def read(self, block: bytes) -> Head:
@@ -121,21 +123,44 @@ class Heads:
             raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, str(error)) from None
 
     def _read(self, block: bytes) -> Head:
-        fields = self._decode(block)
-        try:
-            head = read_head(fields, self._find, self._limit)
-        except Malformed:
-            head = _MALFORMED
+        head = self._understand(self._decode(block))
         if not self._forget_if_changed():
             self._known[block] = head
         return head
+
+    def _understand(self, fields: Headers) -> Head:
+        """Return what the fields say; a caller's calls often differ in their deadline only."""
+        timeout, before = None, 0
+        rest: Headers = []
+        for field in fields:
+            if field[0] == b"grpc-timeout":
+                timeout, before = field[1], len(rest)
+            else:
+                rest.append(field)
+        alike = tuple(rest)
+        head = self._alike.get(alike)
+        if head is None:
+            head = self._alike[alike] = self._understand_rest(rest)
+            if len(self._alike) > _MOST_KNOWN:
+                self._alike.clear()
+        if timeout is None or head.route is None:
+            return head
+        if any(name.startswith(b":") for name, _ in rest[before:]):
+            return _MALFORMED
+        return with_timeout(head, timeout)
+
+    def _understand_rest(self, fields: Headers) -> Head:
+        try:
+            return read_head(fields, self._find, self._limit)
+        except Malformed:
+            return _MALFORMED
 
 
 def read_head(fields: Headers, find: Callable[[str], object], limit: int) -> Head:
     """Understand a request's headers.
 
     Args:
-        fields: as they were decoded.
+        fields: as they were decoded, without the timeout.
         find: returns the route of a path, None if there is none.
         limit: bytes that they may have, names, values and 32 each.
 
@@ -152,13 +177,22 @@ def read_head(fields: Headers, find: Callable[[str], object], limit: int) -> Hea
     encoding = named.get(b"grpc-encoding", b"identity").decode("latin-1")
     try:
         _check(fields, encoding, limit)
-        timeout = _timeout(named.get(b"grpc-timeout"))
         metadata = _metadata(fields)
     except StatusError as status:
         return Head(None, method, (), None, encoding, ending(status))
     route = find(method)
     refusal = ending(StatusError(StatusCode.UNIMPLEMENTED, METHOD_NOT_FOUND)) if route is None else None
-    return Head(route, method, metadata, timeout, encoding, refusal)
+    return Head(route, method, metadata, None, encoding, refusal)
+
+
+def with_timeout(head: Head, value: bytes) -> Head:
+    """Return the same head with a timeout as gRPC writes it, "100m" say."""
+    match = _TIMEOUT.fullmatch(value)
+    if match is None:
+        words = f"expected grpc-timeout to be up to 8 digits and one of HMSmun, it is {value.decode('latin-1')!r:.64}"
+        return Head(None, head.method, (), None, head.encoding, ending(StatusError(StatusCode.INTERNAL, words)))
+    seconds = int(match[1]) * _UNITS[match[2]]
+    return Head(head.route, head.method, head.metadata, seconds, head.encoding)
 
 
 def _check(fields: Headers, encoding: str, limit: int) -> None:
@@ -232,16 +266,6 @@ def _pseudo(fields: Headers) -> dict[bytes, bytes]:
     if not (pseudo.get(b":method") and pseudo.get(b":scheme") and pseudo.get(b":path")):
         raise Malformed("expected :method, :scheme and :path")
     return pseudo
-
-
-def _timeout(value: bytes | None) -> float | None:
-    if value is None:
-        return None
-    match = _TIMEOUT.fullmatch(value)
-    if match is None:
-        words = f"expected grpc-timeout to be up to 8 digits and one of HMSmun, it is {value.decode('latin-1')!r:.64}"
-        raise StatusError(StatusCode.INTERNAL, words)
-    return int(match[1]) * _UNITS[match[2]]
 
 
 def _metadata(fields: Iterable[tuple[bytes, bytes]]) -> Metadata:
