@@ -152,6 +152,7 @@ class Frontend:
         note = json.loads(bytes(data[start:stop]))
         if note["kind"] == "state":
             self._catalog.apply(note["state"])
+            self._tell("heard")
         elif note["kind"] == "count":
             self._send_counts()
         else:

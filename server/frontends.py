@@ -30,11 +30,17 @@ from server.settings import Settings, as_flags
 from server.transports.base import Methods
 from server.transports.options import reserve
 from server.wire.lifecycle import Lifecycle, rung
+from server.wire.services import INFERENCE, paths
 
+_PATH = paths(INFERENCE)
+CHANGES = frozenset((_PATH["RepositoryModelLoad"], _PATH["RepositoryModelUnload"], _PATH["LogSettings"]))
+"""Methods that change what frontends know."""
 GROWTH, MARGIN = 8, 1 << 20
 """A byte of typed contents becomes at most eight of raw ones; and the bytes of a frame beyond its tensors."""
 START_SECONDS = 60.0
 """Until a process must have come up."""
+BEHIND_SECONDS = 10.0
+"""Until a change is answered though a frontend has not said that it knows: it hangs, and no load may hang with it."""
 RECHECK = 1.0
 """Seconds after which the state is looked at again though nobody rang."""
 PATIENCE = 0.5
@@ -75,6 +81,7 @@ class Frontends:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._gathering: set[int] = set()
+        self._announcer: Announcer | None = None
         self._sent: dict[str, object] = {}
 
     def spawn(self) -> None:
@@ -89,7 +96,7 @@ class Frontends:
         """Let every process open the ports and return the gRPC and the HTTP port. Raises FrontendFailed, OSError."""
         self._behind = behind
         self._announcer = Announcer(behind.catalog, self._lifecycle)
-        self._sent = self._announcer.state()
+        self.announce()
         await asyncio.gather(*(self._bring_up(slot) for slot in self._slots))
         for slot in self._slots:
             self._spawn(self._look_after(slot))
@@ -98,14 +105,28 @@ class Frontends:
 
     def announce(self) -> None:
         """Tell every frontend what has changed, before anything else that follows from it."""
-        if not self._ends:
+        if self._announcer is None:
             return
         state = self._announcer.state()
         if state != self._sent:
             self._sent = state
             for slot in self._slots:
-                if slot.up:
-                    slot.child.tell("state", state=state)
+                if slot.child.informed:
+                    slot.child.inform(state)
+
+    async def spread(self, method: str) -> None:
+        """Return once every frontend answers by what a call of `method` has changed; its caller is answered after that.
+
+        So whoever hears that a model was loaded or unloaded, or why not, finds it so at every frontend.
+        """
+        if method not in CHANGES:
+            return
+        self.announce()
+        unheard = {slot.number: slot.child.unheard() for slot in self._slots}
+        if any(unheard.values()):
+            _, late = await asyncio.wait([one for ones in unheard.values() for one in ones], timeout=BEHIND_SECONDS)
+            for number in (number for number, ones in unheard.items() if not late.isdisjoint(ones)):
+                log.event("frontend_behind", logging.ERROR, frontend=number, method=method, seconds=BEHIND_SECONDS)
 
     def __enter__(self) -> None:
         """Begin to gather the answers that the calling thread makes."""
@@ -176,13 +197,14 @@ class Frontends:
         return Child(as_flags(own), GROWTH * settings.max_message_mb * MIB + MARGIN)
 
     async def _bring_up(self, slot: _Slot) -> None:
-        child, behind = slot.child, self._behind
+        child, behind, announcer = slot.child, self._behind, self._announcer
+        assert announcer is not None, "open() makes it"  # noqa: S101 - narrows for mypy
         # The loop announces what has changed as soon as it changes, so what it is asked to do then comes after that.
         soon = asyncio.get_running_loop().call_soon_threadsafe
-        child.link(Desk(behind.queue, self._announcer.spec, self._gathering, soon), Clerk(behind.table))
+        child.link(Desk(behind.queue, announcer.spec, self._gathering, soon), Clerk(behind.table, self.spread))
         async with asyncio.timeout(START_SECONDS):
             await child.expect("ready")
-            child.tell("state", state=self._sent)
+            child.inform(self._sent)
             child.tell("open")
             await child.expect("opened")
         slot.up = True

@@ -8,7 +8,7 @@ implementations, and it does not matter which frontend a caller reaches.
 import asyncio
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from server.errors import QueueUnavailable
@@ -114,9 +114,11 @@ class ForwardedCall:
 class Clerk:
     """The engine's side: runs the calls of one frontend on the event loop that makes it."""
 
-    def __init__(self, table: Methods) -> None:
+    def __init__(self, table: Methods, spread: Callable[[str], Awaitable[None]]) -> None:
+        """`spread` is awaited with a call's method once that is carried out, before the caller hears of it."""
         self._loop = asyncio.get_running_loop()
         self._table = table
+        self._spread = spread
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self.handlers: Mapping[int, Handler] = {CALL: self._on_call, HANG_UP: self._on_hang_up}
 
@@ -157,6 +159,7 @@ class Clerk:
                 raise
             status = to_status(error, call.method)
             kind, body = STATUS, json.dumps([status.code, status.details, _plain(status.trailers)]).encode()
+        await self._spread(call.method)
         self._end.put((frame(kind, number, body),))
         self._end.flush()
 

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -44,6 +45,9 @@ class Child:
         self.counts: Counted = ({}, {})
         self.inflight = 0
         self.end: End | None = None
+        self.informed = False
+        """Whether it was told what is on offer, and so must be told what changes."""
+        self._unheard: deque[asyncio.Future[None]] = deque()
         self._counted = threading.Event()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
@@ -71,6 +75,17 @@ class Child:
         """Send a note; any thread."""
         if self.end is not None:
             self.end.tell(NOTE, 0, _note(kind, **about))
+
+    def inform(self, state: Mapping[str, Any]) -> None:
+        """Tell it what is on offer (link/mirror.py); it says when it has taken that over."""
+        self.informed = True
+        if not self.ended.done():
+            self._unheard.append(self._loop.create_future())
+            self.tell("state", state=state)
+
+    def unheard(self) -> "list[asyncio.Future[None]]":
+        """Return, for all that it was informed of and has not taken over, what is done when it has, or has ended."""
+        return list(self._unheard)
 
     async def expect(self, kind: str) -> dict[str, Any]:
         """Wait for a note of this kind. Raises FrontendFailed when something else comes of it."""
@@ -103,8 +118,14 @@ class Child:
         if note["kind"] == "counts":
             self.counts, self.inflight = decode_counts(note["counts"]), int(note["inflight"])
             self._counted.set()
+        elif note["kind"] == "heard":
+            self._loop.call_soon_threadsafe(self._on_heard)
         else:
             self._loop.call_soon_threadsafe(self._notes.put_nowait, note)
+
+    def _on_heard(self) -> None:
+        if self._unheard:
+            self._unheard.popleft().set_result(None)
 
     def _on_end(self, why: str) -> None:
         self._desk.cancel_all()
@@ -117,6 +138,8 @@ class Child:
         self._notes.put_nowait({"kind": "end", "why": f"the frontend process ended before it was ready: {why}"})
         if not self.ended.done():
             self.ended.set_result(why)
+        while self._unheard:
+            self._on_heard()
 
 
 def _note(kind: str, **about: object) -> bytes:

@@ -1,7 +1,8 @@
 """What the engine serves, as its frontends know it: the models on offer, readiness, the log level.
 
 The engine describes its whole state and sends it whenever the description changes; a frontend takes it over before it
-reads the next frame. So whoever is refused because a version has just left finds its successor when looking again.
+reads the next frame, and says that it has. So whoever is refused because a version has just left finds its successor
+when looking again, and whoever asked for a change is answered when every frontend knows of it.
 """
 
 import itertools
