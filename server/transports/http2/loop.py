@@ -54,6 +54,8 @@ class Loop:
         self._selector.register(self._here, READ, self._wake)
         self._thread = 0
         self._listener: socket.socket | None = None
+        self._deaf = False
+        """Whether nobody is accepted until the next tick."""
         self._running = True
         self._draining = False
         self._stopped: Callable[[], None] | None = None
@@ -123,7 +125,7 @@ class Loop:
     def _patience(self) -> float | None:
         if self._posted or self._speaking or self._backlog:
             return 0.0
-        if not self._callers and not self._draining:
+        if not (self._callers or self._draining or self._deaf):
             return None
         return max(self._next_tick - time.monotonic(), 0.0)
 
@@ -131,8 +133,9 @@ class Loop:
         busy = False
         for caller in tuple(self._callers):
             busy |= caller.tick(now)
-        if self._listener is not None and self._listener not in self._selector.get_map():
+        if self._deaf and self._listener is not None:
             self._selector.register(self._listener, READ, self._accept)
+        self._deaf = False
         took = time.monotonic() - now
         self._next_tick = now + max(_TICK if busy or self._draining else _QUIET_TICK, _SHARE * took)
         if self._draining and not self._callers:
@@ -156,6 +159,7 @@ class Loop:
             except OSError as error:  # too many files are open: until the next tick, or it would be tried all the time
                 log.event("accept_failed", logging.ERROR, reason=errno.errorcode.get(error.errno or 0, str(error)))
                 self._selector.unregister(listener)
+                self._deaf = True
                 return
             if len(self._callers) >= self._limits.max_connections:
                 accepted.close()
@@ -210,7 +214,7 @@ class Loop:
     def _close_listener(self) -> None:
         listener, self._listener = self._listener, None
         if listener is not None:
-            if listener in self._selector.get_map():
+            if not self._deaf:
                 self._selector.unregister(listener)
             listener.close()
 
