@@ -14,15 +14,17 @@ import grpc.aio
 import h2.config
 import h2.connection
 import h2.events
+import pytest
 
 from server.transports.aio import AioTransport
 from server.transports.base import Call, Methods, Transport, TransportOptions
-from server.transports.lean import LeanTransport
+from server.transports.http2.transport import Http2Transport
 
 WAIT = 20.0
 """Seconds after which a test gives up on something that should have happened long ago."""
 T = TypeVar("T")
-KINDS = [LeanTransport, AioTransport]
+KINDS = {"http2": Http2Transport, "aio": AioTransport}
+EVERY_KIND = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 DEFAULTS = TransportOptions()
 
 

@@ -10,9 +10,9 @@ import grpc.aio
 import pytest
 
 from server.transports.base import Fast, StatusCode, StatusError, Unary
-from tests.transports import KINDS, End, echo, end_of, eventually, serving, within_reason
+from tests.transports import EVERY_KIND, End, echo, end_of, eventually, serving, within_reason
 
-pytestmark = pytest.mark.parametrize("kind", KINDS, ids=["lean", "aio"])
+pytestmark = EVERY_KIND
 INTERNAL = End(grpc.StatusCode.INTERNAL, "internal error")
 
 

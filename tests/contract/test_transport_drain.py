@@ -8,9 +8,9 @@ import grpc
 import pytest
 
 from server.transports.base import Fast, StatusCode, Streaming, Unary
-from tests.transports import DEFAULTS, KINDS, WAIT, echo, end_of, eventually, serving, within_reason
+from tests.transports import DEFAULTS, EVERY_KIND, WAIT, echo, end_of, eventually, serving, within_reason
 
-pytestmark = pytest.mark.parametrize("kind", KINDS, ids=["lean", "aio"])
+pytestmark = EVERY_KIND
 GONE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 """What the core answers to calls it does not accept any more: the second until its GOAWAY has reached the caller."""
 

@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from server.transports.base import Fast
-from tests.transports import DEFAULTS, KINDS, WAIT, Raw, echo, end_of, eventually, frame, serving
+from tests.transports import DEFAULTS, EVERY_KIND, WAIT, Raw, echo, end_of, eventually, frame, serving
 
-pytestmark = pytest.mark.parametrize("kind", KINDS, ids=["lean", "aio"])
+pytestmark = EVERY_KIND
 ECHO = "/t.S/Echo"
 OK, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = "0", "4", "8", "12", "13"
 
@@ -102,7 +102,7 @@ async def test_an_unknown_compression_ends_its_own_call_only(kind):
     async with attacked(kind) as server:
         odd, _ = await asyncio.to_thread(ask, server.port, frame(b"x", flags=1), [("grpc-encoding", "br")])
 
-    assert odd["grpc-status"] == INTERNAL
+    assert odd["grpc-status"] in {INTERNAL, UNIMPLEMENTED}  # the core says the first, gRPC's specification the second
 
 
 @pytest.mark.parametrize(

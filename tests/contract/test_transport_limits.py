@@ -9,9 +9,9 @@ import grpc.aio
 import pytest
 
 from server.transports.base import Fast, TransportOptions
-from tests.transports import DEFAULTS, KINDS, echo, end_of, serving, within_reason
+from tests.transports import DEFAULTS, EVERY_KIND, echo, end_of, serving, within_reason
 
-pytestmark = pytest.mark.parametrize("kind", KINDS, ids=["lean", "aio"])
+pytestmark = EVERY_KIND
 
 SMALL = replace(DEFAULTS, max_receive_bytes=1000, max_send_bytes=2000)
 

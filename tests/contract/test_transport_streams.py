@@ -7,9 +7,21 @@ import grpc
 import pytest
 
 from server.transports.base import Fast, StatusCode, StatusError, Streaming
-from tests.transports import KINDS, WAIT, End, Raw, echo, end_of, eventually, frame, serving, settled, within_reason
+from tests.transports import (
+    EVERY_KIND,
+    WAIT,
+    End,
+    Raw,
+    echo,
+    end_of,
+    eventually,
+    frame,
+    serving,
+    settled,
+    within_reason,
+)
 
-pytestmark = pytest.mark.parametrize("kind", KINDS, ids=["lean", "aio"])
+pytestmark = EVERY_KIND
 OK = End(grpc.StatusCode.OK, "")
 CHUNK = bytes(64 << 10)
 

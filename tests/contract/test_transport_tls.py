@@ -9,9 +9,9 @@ import grpc
 import pytest
 
 from server.transports.base import Fast, TlsFiles
-from tests.transports import DEFAULTS, KINDS, echo, end_of, serving
+from tests.transports import DEFAULTS, EVERY_KIND, echo, end_of, serving
 
-pytestmark = pytest.mark.parametrize("kind", KINDS, ids=["lean", "aio"])
+pytestmark = EVERY_KIND
 METHODS = {"/t.S/Echo": Fast(echo)}
 
 
