@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 
 from server.transports.base import FastHandler, Metadata, Shed, StatusCode, StatusError
 from server.transports.failure import NO_MESSAGE
-from server.transports.http2.heads import Head, ending
+from server.transports.http2.endings import ending
+from server.transports.http2.heads import Head
 from server.transports.http2.messages import Assembler, too_large
 from server.transports.lane import fail
 from server.transports.once import Once
 
 if TYPE_CHECKING:
-    from server.transports.http2.connection import Connection
+    from server.transports.http2.streams import Streams
 
 _LATE = ending(StatusError(StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"))
 STOPPED = ending(StatusError(StatusCode.UNAVAILABLE, "the server is shutting down"))
@@ -34,7 +35,7 @@ class UnaryCall(Once):
         "window",
     )
 
-    def __init__(self, connection: "Connection", number: int, head: Head) -> None:
+    def __init__(self, connection: "Streams", number: int, head: Head) -> None:
         """Open.
 
         Args:

@@ -4,21 +4,18 @@ Knows no connection.
 """
 
 import re
-from base64 import b64decode, b64encode
+from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
-from urllib.parse import quote
 
 from server.transports.base import Metadata, StatusCode, StatusError
-from server.transports.failure import INTERNAL, METHOD_NOT_FOUND
+from server.transports.failure import METHOD_NOT_FOUND
+from server.transports.http2.endings import Headers, ending
 from server.transports.http2.frames import ConnectionFault, ErrorCode
 from server.transports.http2.hpack import HeaderDecoder, HeaderError, HeadersTooLarge, encode_plain
 from server.transports.http2.messages import ENCODINGS
-
-Headers = list[tuple[bytes, bytes]]
 
 _OURS = frozenset({b"te", b"content-type", b"grpc-encoding", b"grpc-accept-encoding"})
 """Headers that are between the transports, not metadata."""
@@ -26,18 +23,8 @@ _FORBIDDEN = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"tra
 _PSEUDO = frozenset({b":method", b":scheme", b":path", b":authority"})
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])")
-_NAME = re.compile(r"[0-9a-z_.-]+")
-_VALUE = re.compile(r"[\x20-\x7e]*")
 _BAD_NAME = re.compile(rb"[A-Z:\x00-\x20\x7f-\xff]")
 _BAD_VALUE = re.compile(rb"[\x00\r\n]")
-
-ACCEPTED = ",".join(ENCODINGS).encode()
-BEGINNING: Headers = [
-    (b":status", b"200"),
-    (b"content-type", b"application/grpc"),
-    (b"grpc-accept-encoding", ACCEPTED),
-]
-WELL: Headers = [(b"grpc-status", b"0")]
 
 
 _LARGEST = 64 << 10
@@ -201,45 +188,6 @@ def _check(fields: Headers, encoding: str, limit: int) -> None:
     if encoding not in ENCODINGS:
         words = f"expected grpc-encoding to be one of {', '.join(ENCODINGS)}, it is {encoding!r:.64}"
         raise StatusError(StatusCode.UNIMPLEMENTED, words)
-
-
-def ending(status: StatusError) -> bytes:
-    """Return the header block of an answer that is only a status; INTERNAL's where it cannot be written."""
-    return status_block(status, alone=True)
-
-
-def status_block(status: StatusError, *, alone: bool) -> bytes:
-    """Return the block of a status: trailers, or `alone` the only headers of the answer."""
-    try:
-        return _status_block(status.code, status.details, tuple(status.trailers), alone)
-    except (TypeError, ValueError):
-        return _status_block(INTERNAL.code, INTERNAL.details, (), alone)
-
-
-@lru_cache(maxsize=512)
-def _status_block(code: int, details: str, trailers: tuple[tuple[str, str | bytes], ...], alone: bool) -> bytes:  # noqa: FBT001
-    fields = BEGINNING[:2] if alone else []
-    fields = [*fields, (b"grpc-status", b"%d" % code)]
-    if details:
-        fields.append((b"grpc-message", quote(details, safe=_PRINTABLE, errors="replace").encode()))
-    return encode_plain([*fields, *map(_trailer, trailers)])
-
-
-_PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
-
-
-def _trailer(pair: tuple[str, str | bytes]) -> tuple[bytes, bytes]:
-    key, value = pair
-    if not isinstance(key, str) or not _NAME.fullmatch(key):
-        msg = f"expected a name in lower case, got {key!r}"
-        raise ValueError(msg)
-    if key.endswith("-bin"):
-        return key.encode(), b64encode(value if isinstance(value, bytes) else value.encode()).rstrip(b"=")
-    text = value.decode("ascii") if isinstance(value, bytes) else value
-    if not _VALUE.fullmatch(text):
-        msg = f"expected printable ASCII, got {value!r}"
-        raise ValueError(msg)
-    return key.encode(), text.encode()
 
 
 def _refused(status: bytes) -> Head:

@@ -8,6 +8,7 @@ import struct
 from collections import deque
 from collections.abc import Callable
 
+from server.transports.http2.endings import BEGINNING, WELL
 from server.transports.http2.frames import (
     CONTINUATION,
     DATA,
@@ -22,7 +23,6 @@ from server.transports.http2.frames import (
     data_head,
     frame,
 )
-from server.transports.http2.heads import BEGINNING, WELL
 from server.transports.http2.hpack import encode_indexed, encode_plain, integer
 
 FULL = 256 << 10

@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING
 
 from server.transports.base import Metadata, StatusCode, StatusError, StreamHandler
 from server.transports.failure import cancel_current, is_cancelled, to_status
-from server.transports.http2.heads import Head, status_block
+from server.transports.http2.endings import status_block
+from server.transports.http2.heads import Head
 from server.transports.http2.messages import Assembler, too_large
 from server.transports.lane import SlowLane
 
 if TYPE_CHECKING:
-    from server.transports.http2.connection import Connection
+    from server.transports.http2.streams import Streams
 
 
 class StreamCall:
     """One streaming RPC (base.Stream). The first half belongs to the slow lane's loop, the second to the thread."""
 
-    def __init__(self, connection: "Connection", number: int, head: Head, lane: SlowLane) -> None:
+    def __init__(self, connection: "Streams", number: int, head: Head, lane: SlowLane) -> None:
         """Open, on the transport's thread.
 
         Args:
