@@ -213,7 +213,7 @@ secured() {
 
 stops_cleanly() {
   local client start codes code=0
-  # CANCELLED: gRPC's core answers so to a call that crosses the GOAWAY (docs/transport.md)
+  # CANCELLED: a server on gRPC's core (--transport aio) answers so to a call that crosses its GOAWAY (docs/transport.md)
   traffic 15 --rate 40 --accept UNAVAILABLE,DEADLINE_EXCEEDED,CANCELLED >"$scratch/stop-traffic" 2>&1 &
   client=$!
   sleep 3

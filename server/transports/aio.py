@@ -1,7 +1,7 @@
 """The portable transport: grpc.aio with handlers that see bytes.
 
 Serves on the event loop that starts it. Slower than `lean` by the cost of several asyncio tasks a call, but built on
-public API only, so it is what remains when the private binding under `lean` has changed.
+gRPC's own core by public API only, so it is what remains for who doubts the HTTP/2 of `lean`.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """The boundary between the network and the meaning of bytes.
 
 A transport accepts gRPC calls and hands raw message bytes to the handler registered for the method's path; it knows
-no protobuf, no model and no queue. Two implementations pass tests/contract/test_transport.py: `lean` (a loop over
-grpcio's completion-queue binding, the default) and `aio` (grpc.aio generic handlers, the portable fallback).
+no protobuf, no model and no queue. Two implementations pass tests/contract/test_transport.py: `lean` (http2/, our own
+HTTP/2, the default) and `aio` (grpc.aio generic handlers, for who asks for it).
 
 Three kinds of method:
     Fast       `handler(call, message)` on the transport's own thread; must not block; replies through the call

@@ -193,7 +193,7 @@ def test_sigterm_lets_the_requests_in_flight_finish_and_exits_with_0():
         assert server.stop() == 0
         refused = [error for error in outcomes if error is not None]
         codes = {(error.code().name, error.details()) for error in refused}
-        # gRPC's core cancels calls that come between its GOAWAY and the caller's hearing of it (docs/transport.md)
+        # gRPC's core (aio) cancels calls that come before its GOAWAY has reached their caller (docs/transport.md)
         assert {name for name, _ in codes} <= {"UNAVAILABLE", "CANCELLED"}, codes
         assert len(refused) < 64
         assert not [line for line in server.log if "Traceback" in line]
