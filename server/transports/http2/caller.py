@@ -17,7 +17,7 @@ from server.transports.http2.router import Router
 from server.transports.http2.secure import Secure, TlsFault
 
 _READ = 1 << 16
-_READ_MUCH = 1 << 20
+_READ_MUCH = 1 << 18
 """Bytes read at once, while a caller sends that much."""
 _LINGER = 1.0
 """Seconds that a caller has to hear our last words: a socket closed with unread bytes takes back what was sent."""
@@ -144,7 +144,7 @@ class Caller:
         if not data:
             self.lose()
             return
-        self._size = _READ_MUCH if len(data) == self._size else _READ
+        self._size = _READ_MUCH if len(data) >= _READ else _READ
         self._heard, self._asked = time.monotonic(), None
         try:
             if self._secure is not None:

@@ -54,6 +54,8 @@ class Head:
 
 _MALFORMED = Head(None, "", (), None, "identity", None, malformed=True)
 _MOST_KNOWN = 256
+_LARGEST_KNOWN = 1024
+"""Blocks that are remembered, and their bytes: so that a connection cannot make us keep more than some hundred kB."""
 
 
 class Heads:
@@ -110,12 +112,13 @@ class Heads:
             raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, str(error)) from None
 
     def _read(self, block: bytes) -> Head:
-        head = self._understand(self._decode(block))
-        if not self._forget_if_changed():
+        remember = len(block) <= _LARGEST_KNOWN
+        head = self._understand(self._decode(block), remember=remember)
+        if not self._forget_if_changed() and remember:
             self._known[block] = head
         return head
 
-    def _understand(self, fields: Headers) -> Head:
+    def _understand(self, fields: Headers, *, remember: bool) -> Head:
         """Return what the fields say; a caller's calls often differ in their deadline only."""
         timeout, before = None, 0
         rest: Headers = []
@@ -127,9 +130,11 @@ class Heads:
         alike = tuple(rest)
         head = self._alike.get(alike)
         if head is None:
-            head = self._alike[alike] = self._understand_rest(rest)
-            if len(self._alike) > _MOST_KNOWN:
+            head = self._understand_rest(rest)
+            if len(self._alike) >= _MOST_KNOWN:
                 self._alike.clear()
+            if remember:
+                self._alike[alike] = head
         if timeout is None or head.route is None:
             return head
         if any(name.startswith(b":") for name, _ in rest[before:]):

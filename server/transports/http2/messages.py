@@ -14,7 +14,7 @@ ENCODINGS = ("identity", *_WBITS)
 
 
 class Held:
-    """Bytes of unfinished messages that a whole transport keeps: many callers must not fill the memory together."""
+    """Bytes of messages, unfinished or unread, that a transport keeps; many callers must not fill the memory."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit

@@ -45,7 +45,10 @@ class StreamCall:
         self._turn_to_write = asyncio.Lock()
         # the thread's
         self._assembler = Assembler(head.encoding, connection.limits.max_receive_bytes, connection.held)
-        self._unread = self._kept = 0
+        self._unread: deque[int] = deque()
+        """Sizes of the messages that the handler has not taken."""
+        self._kept = 0
+        """Bytes that the caller may send again once they are."""
         self._begun = False
         self.half_closed, self.pristine = False, True
         self.window = self.owed = 0
@@ -117,13 +120,13 @@ class StreamCall:
 
     def deliver(self, message: bytes) -> None:
         """Take a message that came in one piece and is the only one."""
-        self._unread += 1
+        self._keep([message])
         self._lane.soon(self._arrived, [message], True)  # noqa: FBT003
 
     def receive(self, piece: bytes) -> int:
         """Take a piece of a message; returns how many bytes the caller may send in its place now."""
         self.pristine = False
-        before = self._unread
+        slow = bool(self._unread)
         try:
             messages = self._assembler.feed(piece)
         except StatusError as status:
@@ -133,9 +136,9 @@ class StreamCall:
             self._refuse(StatusError(StatusCode.INTERNAL, "expected a whole message, the call ended within it"))
             return 0
         if messages or self.half_closed:
-            self._unread += len(messages)
+            self._keep(messages)
             self._lane.soon(self._arrived, messages, self.half_closed)
-        if before:  # the handler is slow, so its caller has to be
+        if slow:  # the handler is, so its caller has to be
             self._kept += len(piece)
             return 0
         return len(piece)
@@ -155,15 +158,23 @@ class StreamCall:
             self._connection.finish(self._number, block, begun=self._begun)
 
     def close(self) -> None:
-        """Forget what came of a message: the stream is over."""
+        """Forget what came: the stream is over."""
         self._assembler.close()
+        self._connection.held.bytes -= sum(self._unread)
+        self._unread.clear()
+
+    def _keep(self, messages: list[bytes]) -> None:
+        sizes = [len(message) for message in messages]
+        self._unread += sizes
+        self._connection.held.bytes += sum(sizes)
 
     def _refuse(self, status: StatusError) -> None:
         self._assembler.close()
         self.end(status_block(status, alone=not self._begun))
 
     def _was_read(self) -> None:
-        self._unread -= 1
+        if self._unread:  # otherwise the stream is over
+            self._connection.held.bytes -= self._unread.popleft()
         if not self._unread and self._kept:
             kept, self._kept = self._kept, 0
             self._connection.credit(self._number, self, kept)
