@@ -152,6 +152,8 @@ class Caller:
                 self.connection.outgoing.begun()  # it may have something to say of its own
             if self._closes_at is None:
                 self.connection.feed(data)
+            if self._unsent:
+                self._want()
         except TlsFault:
             self.flush()
             self.lose()
