@@ -12,6 +12,8 @@ from server.errors import ModelNotFound, ModelNotReady, ServingError
 from server.spec import ModelSpec
 from server.statistics import ModelStatistics
 
+_MEANWHILE = {"LOADING": "it is being loaded", "UNLOADING": "it is being unloaded"}
+
 
 class ServedModel(Protocol):
     """One version in service."""
@@ -74,7 +76,8 @@ def missing(name: str, version: str, entries: Sequence[IndexEntry] | None, servi
     if entries is None:
         return ModelNotFound(f"{shown}: this server has no such model")
     if not version:
-        why = next((entry.reason for entry in reversed(entries) if entry.reason), "it has not been loaded")
+        reasons = (entry.reason or _MEANWHILE.get(entry.state) for entry in reversed(entries))
+        why = next(filter(None, reasons), "it has not been loaded")
         return ModelNotReady(f"{shown} is not in service: {why}")
     for entry in entries:
         if entry.version == version:

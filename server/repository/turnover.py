@@ -67,6 +67,7 @@ class Turnover(Generic[S]):
             if before.get(number) is not served:
                 self._entered(served)
         for number in before.keys() - versions.keys():
+            self.index.put(name, str(number), "UNLOADING")
             for observer in self._observers:
                 observer.on_unloaded(name, str(number))
         return [served for number, served in before.items() if versions.get(number) is not served]

@@ -334,7 +334,7 @@ async def test_unloading_waits_for_the_requests_in_flight_and_gives_everything_b
 
     unloading = asyncio.create_task(repository.unload("m"))
     await until(lambda: table(repository)["m", "1"] == "UNLOADING")
-    with pytest.raises(ModelNotReady, match="model 'm' is not in service"):
+    with pytest.raises(ModelNotReady, match="model 'm' is not in service: it is being unloaded"):
         repository.find("m", "")
     assert not unloading.done()
     assert bench.ledger.open_instances() == 1
@@ -348,6 +348,16 @@ async def test_unloading_waits_for_the_requests_in_flight_and_gives_everything_b
     await repository.unload("m")
     await repository.load("m", {})
     assert repository.find("m", "").version == "1"
+
+
+async def test_who_hears_that_a_version_has_left_finds_it_so_in_the_index(bench):
+    bench.put("m", 1)
+    repository = await bench.started()
+    seen = []
+    bench.watcher.on_unloaded = lambda *version: seen.append(table(repository)[version])
+    await repository.unload("m")
+
+    assert seen == ["UNLOADING"]
 
 
 async def test_a_model_can_be_loaded_again_while_it_still_drains(bench):
