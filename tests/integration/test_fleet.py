@@ -73,8 +73,11 @@ def test_a_file_of_customers_becomes_a_file_of_results_and_is_resumed_not_repeat
     assert sorted(int(line.split(",")[0]) for line in lines[1:]) == list(range(1, 151))
 
 
-def test_metrics_tell_of_jobs_and_redis_on_a_frontend(fleet):
+def test_metrics_tell_of_jobs_and_redis_on_a_frontend(fleet, tmp_path):
     fronts, workers = fleet
+    body = tmp_path / "body"
+    body.write_bytes(wire.churn([wire.CUSTOMER]).SerializeToString())
+    fronts[0].ask("jobs", "submit", "churn", "--body", str(body))
 
     front, worker = fronts[0].scrape(), workers[0].scrape()
 
