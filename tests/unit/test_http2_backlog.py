@@ -21,6 +21,7 @@ class Call:
     def __init__(self, deadline=None):
         self.deadline = deadline
         self.ended = None
+        self.gone = False
 
     def handle(self, handler, message):
         handler(self, message)
@@ -76,6 +77,18 @@ def test_calls_are_handled_in_order_a_slice_at_a_time(backlog, handled):
     backlog.serve()
     backlog.serve()
     assert handled == list(range(SLICE + 1))
+    assert not len(backlog)
+
+
+def test_calls_whose_callers_have_gone_keep_nobody_waiting(backlog, handled):
+    enter = backlog.entry(handled, None)
+    calls = [Call() for _ in range(10 * SLICE)]
+    for number, call in enumerate(calls):
+        enter(call, number)
+        call.gone = number % 10 != 9
+    backlog.serve()
+
+    assert handled == list(range(9, 10 * SLICE, 10))
     assert not len(backlog)
 
 

@@ -85,6 +85,11 @@ class UnaryCall(Once):
         if self.take():
             self._connection.perform(self._refuse, ending(StatusError(code, details, trailers)))
 
+    @property
+    def gone(self) -> bool:
+        """Whether the caller has left, or its time has passed."""
+        return self._gone
+
     def deliver(self, message: bytes) -> None:
         """Hand the whole message on."""
         self._head.route.deliver(self, message)
@@ -95,9 +100,7 @@ class UnaryCall(Once):
             self._refuse(ending(shed(self)))
 
     def handle(self, handler: FastHandler, message: bytes) -> None:
-        """Let the handler act on the message, unless the caller has gone."""
-        if self._gone:
-            return
+        """Let the handler act on the message."""
         try:
             handler(self, message)
         except Exception as error:  # noqa: BLE001  a handler's mistake ends its call, not the thread

@@ -55,6 +55,8 @@ class Caller:
         self._drained_by: float | None = None
         self._closes_at: float | None = None
         self.open = True
+        self.speaking = False
+        """Whether somebody has said that `flush` should be called."""
         self.connection = Connection(peer, limits, router, held, perform, lambda: speaks(self))
         watch(self, READ)
 
@@ -68,6 +70,7 @@ class Caller:
     def flush(self) -> None:
         """Send what there is to say, as far as the socket takes it."""
         outgoing = self.connection.outgoing
+        self.speaking = False
         while self.open:
             if not self._unsent:
                 outgoing.pump()
@@ -141,9 +144,12 @@ class Caller:
             return
         except OSError:
             data = b""
-        if not data:
+        if data:
+            self._take(data)
+        else:
             self.lose()
-            return
+
+    def _take(self, data: bytes) -> None:
         self._size = _READ_MUCH if len(data) >= _READ else _READ
         self._heard, self._asked = time.monotonic(), None
         try:

@@ -91,23 +91,30 @@ def _settings(connection: "Connection", flags: int, number: int, payload: bytes)
         )
     connection.greeted = True
     connection.idle()
+    last: dict[int, int] = {}
     for name, value in read_settings(payload):
+        _check(name, value)
+        last[name] = min(value, last.get(name, value)) if name == HEADER_TABLE_SIZE else value
+    for name, value in last.items():  # what a frame says of a setting before it says something else has no effect
         _set(connection, name, value)
     connection.outgoing.write(frame(SETTINGS, ACK, 0))
+
+
+def _check(name: int, value: int) -> None:
+    if name == ENABLE_PUSH and value > 1:
+        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"expected ENABLE_PUSH to be 0 or 1, got {value}")
+    if name == INITIAL_WINDOW_SIZE and value > MOST:
+        raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, f"expected a window of at most {MOST}, got {value}")
+    if name == MAX_FRAME_SIZE and not 1 << 14 <= value < 1 << 24:
+        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"expected a frame size of 2^14 to 2^24-1, got {value}")
 
 
 def _set(connection: "Connection", name: int, value: int) -> None:
     if name == HEADER_TABLE_SIZE:
         connection.outgoing.limit_table(value)
-    elif name == ENABLE_PUSH and value > 1:
-        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"expected ENABLE_PUSH to be 0 or 1, got {value}")
     elif name == INITIAL_WINDOW_SIZE:
-        if value > MOST:
-            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, f"expected a window of at most {MOST}, got {value}")
         connection.outgoing.resize(value)
     elif name == MAX_FRAME_SIZE:
-        if not 1 << 14 <= value < 1 << 24:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"expected a frame size of 2^14 to 2^24-1, got {value}")
         connection.outgoing.limit_frames(value)
 
 

@@ -178,14 +178,16 @@ class Loop:
             self._held,
             self.perform,
             watch=self._watch,
-            speaks=self._speaking_append,
+            speaks=self._speak,
             secure=None if self._tls is None else Secure(self._tls),
         )
         self._callers.add(caller)
         self._next_tick = min(self._next_tick, time.monotonic() + _TICK)
 
-    def _speaking_append(self, caller: Caller) -> None:
-        self._speaking.append(caller)
+    def _speak(self, caller: Caller) -> None:
+        if not caller.speaking:
+            caller.speaking = True
+            self._speaking.append(caller)
 
     def _watch(self, caller: Caller, events: int) -> None:
         registered = caller.socket in self._selector.get_map()

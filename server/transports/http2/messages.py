@@ -10,6 +10,8 @@ from server.transports.http2.frames import read_uint32
 
 PREFIX = 5
 _WBITS = {"gzip": 31, "deflate": 15}
+_MOST_PIECES, _SMALL = 64, 256
+"""Pieces that a message may be kept in although they have fewer bytes than that on average."""
 ENCODINGS = ("identity", *_WBITS)
 
 
@@ -56,6 +58,8 @@ class Assembler:
         self._have += len(piece)
         self._held.bytes += len(piece)
         if self._have < self._want:
+            if len(self._pieces) > _MOST_PIECES and self._have < _SMALL * len(self._pieces):
+                self._pieces = [b"".join(self._pieces)]  # an object takes many times what is in it
             if self._held.bytes > self._held.limit:
                 raise StatusError(StatusCode.RESOURCE_EXHAUSTED, "too many unfinished messages; try again later")
             return []

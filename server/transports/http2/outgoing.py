@@ -145,7 +145,7 @@ class Outgoing:
         self._write_block(END_HEADERS, stream, _PLAIN.beginning)
 
     def send(self, stream: int, message: bytes, done: Done | None) -> None:
-        """Send a message, now or when there is room; `done` is told then."""
+        """Send a message when it is its turn; `done` is told then."""
         line = self._lines.get(stream)
         if line is None:
             line = self._lines[stream] = _Line()
@@ -155,7 +155,7 @@ class Outgoing:
         else:  # not joined: it would be copied once more
             line.parts.append((memoryview(prefix), None))
             line.parts.append((memoryview(message), done))
-        self.pump()
+        self._call()
 
     def end(self, stream: int, block: bytes | None) -> None:
         """Send trailers behind the messages; None is OK's."""
@@ -164,7 +164,6 @@ class Outgoing:
             self.refuse(stream, _PLAIN.end if block is None else block)
         else:
             line.end = _PLAIN.end if block is None else block
-            self.pump()
 
     def refuse(self, stream: int, block: bytes) -> None:
         """Write the last headers of an answer, or the only ones."""
@@ -189,7 +188,7 @@ class Outgoing:
         else:
             self._changed[stream] = self._changed.get(stream, 0) + increment
             fits = self._initial + self._changed[stream] <= MOST
-        self.pump()
+        self._call()
         return fits
 
     def resize(self, initial: int) -> None:
@@ -197,7 +196,7 @@ class Outgoing:
         if any(initial + changed > MOST for changed in self._changed.values()):
             raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "expected no window above 2^31-1")
         self._initial = initial
-        self.pump()
+        self._call()
 
     def limit_frames(self, size: int) -> None:
         """Hear how large a frame the peer takes."""
@@ -215,6 +214,11 @@ class Outgoing:
             moved = False
             for stream, line in tuple(self._lines.items()):
                 moved |= self._push(stream, line)
+
+    def _call(self) -> None:
+        """Have `pump` called; not here and now, because it looks at every line, and windows may grow bit by bit."""
+        if self._lines and not self.parts:
+            self.begun()
 
     def _push(self, stream: int, line: _Line) -> bool:
         """Write one frame of a stream; True if that was possible."""
