@@ -19,6 +19,7 @@ QUIET = {
     "sluice_cache_misses_total": "no model has a response cache",
     "sluice_shared_cache_total": "the response cache is not shared",
     "sluice:refused:ratio_rate5m": "nothing was refused",
+    "sluice:shed:ratio_rate5m": "nothing was refused unread",
     "nv_gpu_utilization": "no GPU",
     "nv_gpu_memory_used_bytes": "no GPU",
     "nv_gpu_memory_total_bytes": "no GPU",
