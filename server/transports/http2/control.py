@@ -157,8 +157,7 @@ def _priority(connection: "Connection", _: int, number: int, payload: bytes) -> 
     if not number:
         raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "expected PRIORITY on a stream, got stream 0")
     connection.idle()
-    if len(payload) != 5:
-        connection.break_off(number, ErrorCode.FRAME_SIZE_ERROR)
+    _sized(payload, 5)
 
 
 def _push_promise(_: "Connection", __: int, ___: int, ____: bytes) -> None:
