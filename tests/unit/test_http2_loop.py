@@ -7,7 +7,8 @@ import pytest
 
 from server.transports.base import Fast, StatusCode, StatusError
 from server.transports.http2.backlog import CALM
-from tests.transports import KINDS, WAIT, Raw, echo, eventually, frame, serving, within_reason
+from server.transports.http2.connection import Connection
+from tests.transports import KINDS, WAIT, Raw, echo, end_of, eventually, frame, serving, within_reason
 
 HTTP2 = KINDS["http2"]
 
@@ -45,6 +46,25 @@ async def test_a_posted_function_that_raises_ends_nothing(caplog):
         assert await within_reason(c.unary_unary("/t.S/Echo")(b"x")) == b"x"
 
     assert [record.getMessage() for record in caplog.records] == ["transport_failed"]
+
+
+async def test_a_mistake_of_ours_costs_the_connection_it_happens_on_and_no_other(monkeypatch, caplog):
+    right = Connection.feed
+
+    def feed(self, data):
+        if b"flawed" in data:
+            msg = "a mistake"
+            raise RuntimeError(msg)
+        right(self, data)
+
+    monkeypatch.setattr(Connection, "feed", feed)
+    async with serving(HTTP2, {"/t.S/Echo": Fast(echo)}) as server, server.channel() as c, server.channel() as other:
+        await within_reason(other.unary_unary("/t.S/Echo")(b"before"))
+        end = await end_of(c.unary_unary("/t.S/Echo")(b"flawed", timeout=5))
+        assert await within_reason(other.unary_unary("/t.S/Echo")(b"after")) == b"after"
+
+    assert end.code.name == "UNAVAILABLE"
+    assert [record.getMessage() for record in caplog.records] == ["connection_failed"]
 
 
 async def test_under_more_calls_than_it_can_look_at_the_late_ones_are_shed_and_the_others_served():

@@ -1,11 +1,13 @@
 """A connection with its socket: reads, writes, and the times after which it is asked or closed."""
 
 import contextlib
+import logging
 import selectors
 import socket
 import time
 from collections.abc import Callable
 
+from server import log
 from server.transports.base import TransportOptions
 from server.transports.http2 import control
 from server.transports.http2.call import STOPPED
@@ -62,13 +64,26 @@ class Caller:
 
     def ready(self, events: int) -> None:
         """Act on what the socket can do."""
-        if events & READ:
-            self._read()
-        if events & WRITE and self.open:
-            self.flush()
+        try:
+            if events & READ:
+                self._read()
+            if events & WRITE and self.open:
+                self._flush()
+        except Exception as error:  # noqa: BLE001  one connection's trouble must not become the others'
+            self._fail(error)
 
     def flush(self) -> None:
         """Send what there is to say, as far as the socket takes it."""
+        try:
+            self._flush()
+        except Exception as error:  # noqa: BLE001  ditto
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        log.event("connection_failed", logging.ERROR, cause=error, peer=self.connection.peer)
+        self.lose()
+
+    def _flush(self) -> None:
         outgoing = self.connection.outgoing
         self.speaking = False
         while self.open:
