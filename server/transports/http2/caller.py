@@ -109,6 +109,13 @@ class Caller:
 
     def tick(self, now: float) -> bool:
         """Do what is due; True while there are calls."""
+        try:
+            return self._tick(now)
+        except Exception as error:  # noqa: BLE001  ditto
+            self._fail(error)
+            return False
+
+    def _tick(self, now: float) -> bool:
         connection = self.connection
         if connection.streams:
             self._active = now
