@@ -19,10 +19,15 @@ SLACK_PRIORITY = 0xFFFF_FFFF
 """The priority of work that uses only what all other classes leave over, such as durable jobs."""
 
 HEADROOM = 0.2
-"""The part of a budget that a promise leaves for what we do not see: the way here, and the way back.
+"""The part of a budget that a promise leaves for what we do not see: the way here, and the way back."""
 
-Under overload the queue is as long as admission lets it be, so without it every answer leaves at the last moment and
-arrives after it. A shorter queue costs no goodput: it only has to keep the instances busy.
+CROWDED_HEADROOM = 0.3
+"""The same for who has to wait: where one waits here, calls wait in sockets and threads for a core as well.
+
+Under overload the queue is as long as admission lets it be, so every answer leaves at the last moment allowed.
+Simulated at twice the load, 100 ms deadlines, up to 20 ms of them unseen each way: with a fifth 0.62 to 0.76 of the
+capacity come in time, with three tenths 0.94 to 0.99. With nothing unseen the shorter queue costs nothing: it still
+keeps the instances busy.
 """
 
 SHORTEST_RETRY = 0.001
@@ -108,7 +113,8 @@ class Admission:
     def surely_in_time(self, pending: Pending, batcher: Batcher[Pending]) -> bool:
         """Whether even all that waits, worked off first, leaves a request plenty of time: the usual case, and cheap."""
         batches = 3 + batcher.rows / (batcher.limit * self._instances)
-        return (1 - HEADROOM) * (pending.end - pending.arrival) > batches * self._costs.seconds_at_most(batcher.limit)
+        budget = pending.end - pending.arrival
+        return (1 - CROWDED_HEADROOM) * budget > batches * self._costs.seconds_at_most(batcher.limit)
 
     def predict(self, pending: Pending, batcher: Batcher[Pending], free_at: float) -> None:
         """Refuse a request that would finish too late; `free_at` is when the first instance can take a batch.
@@ -121,8 +127,9 @@ class Admission:
         ahead = batcher.rows_before(pending.rank, pending.deadline)
         start = free_at + self._costs.start_after(ahead, limit, self._instances)
         finish = start + self._costs.seconds_at_most(min(ahead + pending.rows, limit))
-        if finish > pending.end - HEADROOM * budget:
-            needed = (finish - pending.arrival) / (1 - HEADROOM)
+        headroom = CROWDED_HEADROOM if start > pending.arrival else HEADROOM
+        if finish > pending.end - headroom * budget:
+            needed = (finish - pending.arrival) / (1 - headroom)
             raise DeadlineUnreachable(
                 f"expected a deadline at least {1000 * needed:.1f} ms away, got {1000 * budget:.1f} ms",
                 retry_after=max(needed - budget, SHORTEST_RETRY),

@@ -9,15 +9,17 @@ import heapq
 import itertools
 import math
 import random
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
 
 from server.batcher import Batcher
 from server.cost import CostCurve
+from server.errors import DeadlineUnreachable
 from server.lanes import Entry
 from server.spec import BatchPolicy
-from tests.unit.simulation import linear
+from tests.unit.simulation import Simulation, linear
 
 CAPACITY = 32 / linear(32)
 DEADLINE = 0.050
@@ -116,3 +118,30 @@ def test_at_half_load_greedy_batches_beat_a_timer():
 
 def test_two_instances_have_twice_the_capacity():
     assert simulate(4, 3, instances=2).goodput == pytest.approx(2 * CAPACITY, rel=0.02)
+
+
+def answered_in_time(load, scale, unseen, *, deadline=0.1, seconds=2):
+    """Return the part of its capacity that a scheduler, at `scale` times the usual costs, answered in time.
+
+    Each call and each answer takes up to `unseen` seconds on its way, of which the scheduler knows nothing.
+    """
+    rng = random.Random(7)
+    simulation = Simulation(cost=lambda rows: scale * linear(rows))
+    calls = itertools.accumulate(rng.expovariate(load * CAPACITY / scale) for _ in itertools.count())
+    sent = {}
+    sending = itertools.takewhile(lambda at: at < seconds, calls)
+    for arrival, at in sorted((at + rng.uniform(0, unseen), at) for at in sending):
+        simulation.alarm.advance(arrival)
+        with suppress(DeadlineUnreachable):
+            number, _ = simulation.submit(budget=deadline)
+            sent[number] = at
+    simulation.advance(1)
+    answers = [simulation.answered_at[number] + rng.uniform(0, unseen) - at for number, at in sent.items()]
+    return sum(latency <= deadline for latency in answers) / seconds / (CAPACITY / scale)
+
+
+@pytest.mark.parametrize("scale", [0.25, 0.5, 1])
+@pytest.mark.parametrize("load", [1.2, 2])
+@pytest.mark.parametrize("unseen", [0, 0.01, 0.015])
+def test_what_the_way_here_and_back_takes_costs_no_goodput(load, scale, unseen):
+    assert answered_in_time(load, scale, unseen) >= 0.95
