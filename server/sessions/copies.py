@@ -4,8 +4,8 @@ Sessions of one thread each answer more rows a second than one session with a th
 for its slowest thread at every node of the graph: two of them 1.3 times as many MNIST digits and reviews on two cores.
 They cost memory, so a model gets more than one only where the frontend could keep a second one busy; and a single row
 is not made faster by them, so a model whose single row takes long keeps one session with many threads.
-One core is always left to the frontend: with sessions on both of two cores it came too late to refuse what could not be
-done, and at twice the load 6 % of MNIST's saturation were answered in time instead of 71 %.
+No core is set aside for the frontend: on two of them two sessions answer 1.5 to 1.9 times the rows, and under 1.2 and 2
+times that load more requests in time (docs/performance.md) than one session that has a core to itself.
 This module must never know how sessions are opened.
 """
 

@@ -154,7 +154,7 @@ class ModelLoader:
         if plan.session.threads > 1:
             first = self._another(proof.spec, 0, single, digest, undo)
             alone = measured_beside(proof, first)
-        copies = busy_copies(alone.costs, max(1, limits.cores() - 1))
+        copies = busy_copies(alone.costs, limits.cores())
         pays = copies > 1 and (first is serving or worthwhile(alone.costs, proof.costs, copies))
         if first is not serving:
             (serving if pays else first).close(0.0)

@@ -118,10 +118,10 @@ def rows_take(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     ("cores", "seconds", "instances", "threads"),
-    [(2, 1e-3, 1, 1), (3, 1e-3, 2, 1), (4, 1e-5, 1, 3), (4, 1e-3, 3, 1), (4, 0.02, 1, 3), (1, 1e-3, 1, 1)],
+    [(2, 1e-3, 2, 1), (3, 1e-3, 3, 1), (4, 1e-5, 1, 3), (4, 1e-3, 4, 1), (4, 0.02, 1, 3), (1, 1e-3, 1, 1)],
     ids=["two cores", "three cores", "a cheap row", "four cores", "a row that takes long", "one core"],
 )
-def test_where_the_config_is_silent_small_models_get_a_session_for_every_core_but_one(
+def test_where_the_config_is_silent_small_models_get_a_session_for_every_core(
     loads: Load, monkeypatch: pytest.MonkeyPatch, cores: int, seconds: float, instances: int, threads: int
 ) -> None:
     monkeypatch.setattr(limits, "cores", lambda: cores)
@@ -164,7 +164,7 @@ def test_a_model_that_keeps_its_one_session_is_proven_once(loads: Load, monkeypa
 
     read_golden = golden.read_golden
     monkeypatch.setattr("server.sessions.prove.read_golden", read)
-    monkeypatch.setattr(limits, "cores", lambda: 2)
+    monkeypatch.setattr(limits, "cores", lambda: 1)
     loads(models.add(), replace(QUICK, intra_op_threads=0), golden=GOLDEN)
 
     assert len(reads) == 1
