@@ -90,6 +90,7 @@ CASES = {
     "reset-of-3-bytes": (FRAME_SIZE, raw(RST_STREAM, NONE, HELD, bytes(3))),
     "reset-of-5-bytes": (FRAME_SIZE, raw(RST_STREAM, NONE, HELD, bytes(5))),
     "priority-of-stream-0": (PROTOCOL, raw(PRIORITY, NONE, 0, bytes(5))),
+    "priority-of-2-bytes-of-an-idle-stream": (FRAME_SIZE, raw(PRIORITY, NONE, 99, bytes(2))),
     "push-promise": (PROTOCOL, raw(PUSH_PROMISE, END_HEADERS, HELD, b"\0\0\0\2" + BLOCK)),
     "push-promise-on-stream-0": (PROTOCOL, raw(PUSH_PROMISE, END_HEADERS, 0, b"\0\0\0\2" + BLOCK)),
     # CONTINUATION, 6.10, and what may not stand inside a header block, 4.3

@@ -118,7 +118,7 @@ def test_a_conversation_may_be_cut_anywhere(host):
     for cut in range(1, len(whole)):
         with host.connect(silent=True) as peer:
             peer.send(whole[:cut])
-            peer.taken()
+            host.taken(peer)
             peer.send(whole[cut:])
 
             assert answered(peer), f"cut after byte {cut}"
@@ -128,7 +128,7 @@ def test_a_conversation_may_come_byte_by_byte(host):
     with host.connect(silent=True) as peer:
         for byte in b"".join(conversation()):
             peer.send(bytes([byte]))
-            peer.taken()
+            host.taken(peer)
 
         assert answered(peer)
 

@@ -2,41 +2,17 @@
 
 import socket
 import ssl
-import subprocess
 from dataclasses import replace
 
 import grpc
 import pytest
 
 from server.transports.base import Fast, TlsFiles
+from tests.certificates import Authority
 from tests.transports import DEFAULTS, EVERY_KIND, echo, end_of, serving
 
 pytestmark = EVERY_KIND
 METHODS = {"/t.S/Echo": Fast(echo)}
-
-
-class Authority:
-    """A certificate authority in a folder."""
-
-    def __init__(self, folder):
-        folder.mkdir()
-        self._folder = folder
-        self._openssl("req", "-x509", *self._key("ca"), "-subj", "/CN=test authority", "-out", "ca.pem")
-        self.certificate = (folder / "ca.pem").read_bytes()
-
-    def issue(self, name):
-        """Return certificate and key for localhost."""
-        self._openssl("req", *self._key(name), "-subj", f"/CN={name}", "-out", f"{name}.csr")
-        (self._folder / "san").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-        ca = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial")
-        self._openssl("x509", "-req", "-in", f"{name}.csr", *ca, "-extfile", "san", "-out", f"{name}.pem")
-        return (self._folder / f"{name}.pem").read_bytes(), (self._folder / f"{name}.key").read_bytes()
-
-    def _key(self, name):
-        return "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", f"{name}.key"
-
-    def _openssl(self, *arguments):
-        subprocess.run(["openssl", *arguments], cwd=self._folder, check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,11 @@
 """Servers of our own transport in a thread, and the honest caller whom no test may disappoint."""
 
 import asyncio
+import contextlib
+import fcntl
 import logging
+import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -12,7 +16,7 @@ from typing import Self, TypeVar
 
 import grpc
 
-from server.transports.base import Call, Fast, Stream, Streaming, Transport, TransportOptions, Unary
+from server.transports.base import Call, Fast, StatusCode, Stream, Streaming, Transport, TransportOptions, Unary
 from server.transports.http2.transport import Http2Transport
 from tests.http2.frames import BIG, CHAT, ECHO, HOLD
 from tests.http2.peer import Peer
@@ -58,8 +62,11 @@ async def chat(stream: Stream) -> None:
 
 
 def big(call: Call, message: bytes) -> None:
-    """Answer with as many bytes as the message says."""
-    call.reply(bytes(int(message)))
+    """Answer with as many bytes as the message says, below ten millions."""
+    if message.isdigit():
+        call.reply(bytes(int(message[:7])))
+    else:
+        call.fail(StatusCode.INVALID_ARGUMENT, "expected a number")
 
 
 def wait_for(condition: Callable[[], object], what: str) -> None:
@@ -94,6 +101,21 @@ class Host:
         assert honest(b"honest", timeout=WAIT, wait_for_ready=True) == b"honest"
         assert self._complaints.found == []
 
+    def taken(self, peer: Peer) -> None:
+        """Wait until the server has read everything that was sent; on this machine, sent is arrived."""
+        until = time.monotonic() + WAIT
+        while self._unread(peer.socket.getsockname()):
+            assert time.monotonic() < until, "the server does not read"
+            time.sleep(0)
+
+    def _unread(self, name: object) -> int:
+        """Return how much of what a socket of this name has sent waits in the kernel; 1 for one not accepted yet."""
+        for caller in list(self.transport._loop._callers):
+            with contextlib.suppress(OSError):  # closed just now
+                if caller.socket.getpeername() == name:
+                    return int.from_bytes(fcntl.ioctl(caller.socket, termios.FIONREAD, bytes(4)), sys.byteorder)
+        return 1
+
     @contextmanager
     def busy(self) -> Iterator[None]:
         """Let the honest caller call all the time, and fail unless it is served all the time."""
@@ -116,21 +138,43 @@ class Host:
 
 
 @contextmanager
-def hosted(options: TransportOptions = DEFAULTS, **methods: Fast | Unary | Streaming) -> Iterator[Host]:
-    """Serve for the length of a with-block: the usual methods and `name=` under /t.S/name."""
+def hosted(
+    options: TransportOptions = DEFAULTS,
+    *,
+    gone: bool = False,
+    trust: bytes | None = None,
+    **methods: Fast | Unary | Streaming,
+) -> Iterator[Host]:
+    """Serve for the length of a with-block.
+
+    Args:
+        options: the transport's.
+        gone: whether the test may end it itself.
+        trust: certificate of the authority when the options have TLS.
+        methods: under /t.S/name, besides the usual ones.
+    """
     held = Held()
     usual = {ECHO: Fast(echo), CHAT: Streaming(chat), BIG: Fast(big), HOLD: Fast(held)}
     with Complaints() as complaints, _looping() as loop:
         transport = Http2Transport(usual | {f"/t.S/{name}": method for name, method in methods.items()}, options)
         port = asyncio.run_coroutine_threadsafe(transport.start("127.0.0.1", 0), loop).result(WAIT)
-        with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.use_local_subchannel_pool", 1)]) as honest:
+        with _channel(port, trust) as honest:
             host = Host(transport, port, held, loop, honest, complaints)
             try:
                 host.check()
                 yield host
-                host.check()
+                if not gone:
+                    host.check()
+                assert complaints.found == []
             finally:
                 host.start(transport.close()).result(WAIT)
+
+
+def _channel(port: int, trust: bytes | None) -> grpc.Channel:
+    own = [("grpc.use_local_subchannel_pool", 1)]
+    if trust is None:
+        return grpc.insecure_channel(f"127.0.0.1:{port}", own)
+    return grpc.secure_channel(f"127.0.0.1:{port}", grpc.ssl_channel_credentials(trust), own)
 
 
 @contextmanager
