@@ -30,6 +30,9 @@ from server.statistics import ModelStatistics, QueueStatistics
 
 EXPIRED_IN_QUEUE = "the deadline passed while the request was queued"
 DOOMED = "the deadline could no longer be met"
+SHORT_RUN = 0.25
+"""Seconds. Stopping a run can cost its session child, and starting another takes about as long as this: under overload
+whole batches miss their deadlines, and must not cost the model its sessions on top of it."""
 
 
 @dataclass(slots=True)
@@ -122,11 +125,17 @@ class Dispatcher:
         self.statistics.give_up(outcome.reason, now - pending.arrival)
         effects.outcomes.append((pending, outcome))
 
-    def stop_abandoned(self, effects: Effects) -> None:
-        """Have runs stopped that nobody waits for any more; their slots get no new one until that is done."""
+    def stop_abandoned(self, now: float, effects: Effects, *, spare: float = SHORT_RUN) -> None:
+        """Have runs stopped that nobody waits for any more; their slots get no new one until that is done.
+
+        One that is `spare` seconds young and has no more than that to go is left to end by itself.
+        """
         for slot in self._slots:
-            if slot.run and not slot.run.stopped and all(piece[0].settled for piece in slot.run.pieces):
-                slot.stopping = slot.run.stopped = True
+            run = slot.run
+            if run is None or run.stopped or not all(piece[0].settled for piece in run.pieces):
+                continue
+            if now - run.started >= spare or run.expected_end - now >= spare:
+                slot.stopping = run.stopped = True
                 effects.stops.append(slot)
 
     def unsettled(self) -> Iterator[Pending]:

@@ -121,7 +121,7 @@ class Scheduler:
         with self._lock:
             self._dispatcher.settle(pending, Cancelled("the request was cancelled"), self._clock(), effects)
             if effects.outcomes:
-                self._dispatcher.stop_abandoned(effects)
+                self._dispatcher.stop_abandoned(self._clock(), effects)
         self._carry_out(effects)
 
     def statistics(self) -> ModelStatistics:
@@ -156,7 +156,7 @@ class Scheduler:
             self._draining = True
             for pending in list(self._dispatcher.unsettled()):
                 self._dispatcher.settle(pending, ShuttingDown("the model is shutting down"), self._clock(), effects)
-            self._dispatcher.stop_abandoned(effects)
+            self._dispatcher.stop_abandoned(self._clock(), effects, spare=0.0)
         self._carry_out(effects)
 
     def _arm(self, instant: float) -> None:
@@ -277,7 +277,7 @@ class Scheduler:
             following = self._dispatcher.expire(now, effects)
             self._claim(now, effects)
             if effects.outcomes:
-                self._dispatcher.stop_abandoned(effects)
+                self._dispatcher.stop_abandoned(now, effects)
             following = max(following, now + DEADLINE_TOLERANCE)
             if following < self._armed:
                 self._arm(following)

@@ -408,8 +408,26 @@ def test_a_run_nobody_waits_for_is_stopped_and_the_next_one_is_not():
     assert simulation.values(after) == [0]
 
 
+@pytest.mark.parametrize(("actual", "stopped"), [(0.24, 0), (0.5, 1)])
+def test_a_short_run_nobody_waits_for_is_left_to_end_unless_it_does_not(actual, stopped):
+    simulation = Simulation(cost=lambda _: 0.2)
+    simulation.instances[0].cost = lambda _: actual
+    _, abandoned = simulation.submit()
+    (after,) = submit(simulation, 1)
+    simulation.advance(0.1)
+    abandoned.cancel()
+    assert simulation.instances[0].terminated == 0
+
+    simulation.advance(0.2)
+    simulation.submit()[1].cancel()
+    simulation.advance(2)
+
+    assert simulation.instances[0].terminated == stopped
+    assert simulation.values(after) == [0]
+
+
 def test_no_run_is_started_while_another_is_being_stopped():
-    simulation = Simulation()
+    simulation = Simulation(cost=lambda _: 1.0)
     instance = simulation.instances[0]
     _, ticket = simulation.submit()
     (after,) = submit(simulation, 1)
