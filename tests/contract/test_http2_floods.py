@@ -3,9 +3,11 @@
 Most have a CVE of 2019 or later; the worst keep a server writing answers that nobody reads.
 """
 
+import contextlib
 import struct
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import psutil
@@ -172,6 +174,26 @@ def test_calls_that_their_caller_makes_the_server_reset_are_over():
         assert peer.gone or peer.alive()
 
 
+@pytest.mark.parametrize("path", [ECHO, HOLD, CHAT])
+def test_whole_calls_that_are_reset_at_once_pile_up_nowhere(path):
+    """CVE-2023-44487, with a message in each call, so that a handler would run for it."""
+    with hosted() as host, host.connect() as peer:
+        first, block = peer.headers(peer.stream(), request(path)), peer.encoder.encode(request(path))
+
+        def attack():
+            peer.send(first, reset(1))
+            for _ in range(50):
+                streams = [peer.stream() for _ in range(400)]
+                peer.send(
+                    *(raw(HEADERS, 4, one, block) + data(one, frame(b"x" * 50)) + reset(one) for one in streams),
+                )
+
+        with contextlib.suppress(ConnectionError):  # it may well have had enough
+            assert slowest(host, attack) < 2
+        wait_for(lambda: len(host.transport._loop._backlog) == 0, "nothing to be left to do")
+        wait_for(lambda: len(host.held.gone) == len(host.held.calls), "every handler to be told")
+
+
 def blocked(peer, streams=900):
     """Have many answers wait for a window."""
     peer.settings((INITIAL_WINDOW, 0))
@@ -223,3 +245,15 @@ def test_headers_that_are_all_different_are_not_remembered_for_ever(host):
                 if peer.answer(stream).status is None:
                     break
             assert resident() - before < 16 * MIB
+
+
+def test_one_connection_with_very_many_calls_leaves_time_for_others(host):
+    with host.connect() as peer, ThreadPoolExecutor(1) as pool:
+        first = peer.headers(peer.stream(), request()) + data(1, frame(b"x"))
+        block = peer.encoder.encode(request())
+        streams = [peer.stream() for _ in range(5000)]
+        calls = [raw(HEADERS, END_HEADERS, stream, block) + data(stream, frame(b"x")) for stream in streams]
+        reading = pool.submit(peer.until, lambda: peer.answers[streams[-1]].over)
+
+        assert slowest(host, lambda: peer.send(first, *calls)) < 2
+        reading.result(WAIT)

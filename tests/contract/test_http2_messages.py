@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import pytest
 
+from server.transports.base import Streaming
 from tests.http2.frames import (
     CHAT,
     DATA,
     ECHO,
+    END_HEADERS,
     END_STREAM,
     INTERNAL,
     INVALID_ARGUMENT,
@@ -86,6 +88,22 @@ def test_several_messages_of_a_stream_may_share_frames(tidy):
 
     assert bytes(answer.body) == body
     assert answer.status == OK
+
+
+@pytest.mark.parametrize(("path", "status"), [(ECHO, UNIMPLEMENTED), (CHAT, OK)])
+def test_a_call_may_end_with_its_headers(tidy, path, status):
+    number = tidy.stream()
+    tidy.send(tidy.headers(number, request(path), END_HEADERS | END_STREAM))
+
+    assert tidy.answer(number).status == status
+
+
+@pytest.mark.parametrize("path", [ECHO, CHAT])
+def test_a_message_may_not_end_with_trailers_in_its_midst(tidy, path):
+    number = send(tidy, path, frame(b"0123456789")[:9], end=False)
+    tidy.send(tidy.headers(number, [("x-checksum", "1")], END_HEADERS | END_STREAM))
+
+    assert tidy.answer(number).status in {INTERNAL, INVALID_ARGUMENT, UNIMPLEMENTED}
 
 
 WRONG = {
@@ -167,3 +185,16 @@ def test_half_a_message_of_a_caller_who_left_is_forgotten(host, path, leave):
         elif leave == "close":
             peer.close()
         wait_for(lambda: unfinished(host) == 0, "it to be forgotten")
+
+
+async def ignore(_):
+    return
+
+
+def test_messages_that_a_handler_never_read_are_forgotten():
+    with hosted(Ignore=Streaming(ignore)) as host, host.connect() as peer:
+        for end in (True, False):
+            number = send(peer, "/t.S/Ignore", frame(bytes(5000)), frame(bytes(5000)), end=end)
+            assert peer.answer(number).status == OK
+
+        wait_for(lambda: unfinished(host) == 0, "them to be forgotten")
