@@ -109,8 +109,10 @@ class Streams:
     def _ended(self, number: int) -> None:
         """Everything was written on a stream."""
         call = self.streams.pop(number, None)
-        if call is not None and not call.half_closed:
-            call.close()
+        if call is None:
+            return
+        call.close()
+        if not call.half_closed:
             self._reset(number, ErrorCode.NO_ERROR)
 
     def _forget(self, number: int) -> None:
