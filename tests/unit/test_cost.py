@@ -43,7 +43,7 @@ def test_the_knee_is_where_more_rows_no_longer_pay():
     assert curve().knee() == 64
 
 
-@pytest.mark.parametrize(("row", "knee"), [(0.1, 1), (0.001, 2), (0.0003, 8), (0.0001, 16)])
+@pytest.mark.parametrize(("row", "knee"), [(0.1, 1), (0.001, 8), (0.0003, 16), (0.0001, 32)])
 def test_the_knee_of_a_model_without_a_fixed_cost_only_shares_what_a_batch_costs_outside(row, knee):
     assert curve(lambda rows: row * rows).knee() == knee
 
