@@ -44,6 +44,14 @@ class Accountant:
         if skipped is not None:
             self._write(outcome, skipped, logging.ERROR if fault else logging.INFO)
 
+    def shed(self, method: str, code: StatusCode, reason: str, calls: int) -> None:
+        """Count so many calls that were turned away, and write one line for all of them."""
+        name = self._names.get(method) or self._name(method)
+        self._counts.add("", "", name, code.name, calls)
+        skipped = self._usual.admit()
+        if skipped is not None:
+            log.event("requests_shed", method=method, code=code.name, reason=reason, calls=calls, skipped=skipped)
+
     def _name(self, path: str) -> str:
         name = self._names[path] = path.rpartition("/")[2]  # the paths are the methods we serve
         return name
@@ -87,6 +95,10 @@ class Traced:
         """Count, write, trace."""
         self._inner.finished(outcome)
         self._tracing.rpc(outcome)
+
+    def shed(self, method: str, code: StatusCode, reason: str, calls: int) -> None:
+        """Count them; nobody's trace has anything of them."""
+        self._inner.shed(method, code, reason, calls)
 
 
 class WorkLog:

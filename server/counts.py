@@ -79,6 +79,13 @@ class RequestCounts:
             durations = line.durations
             return durations.due[durations.observe(seconds)]
 
+    def add(self, model: str, version: str, method: str, code: str, calls: int) -> None:
+        """Count so many RPCs that ended as soon as they came."""
+        with self._lock:
+            line = self._lines.get((model, version, method, code)) or self._line(model, version, method, code)
+            line.count += calls
+            line.durations.counts[0] += calls
+
     def _line(self, model: str, version: str, method: str, code: str) -> _Line:
         key = (model, version, method)
         durations = self._seconds.get(key)

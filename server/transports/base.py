@@ -107,8 +107,19 @@ class Stream(Protocol):
 
 
 FastHandler = Callable[[Call, bytes], None]
-Shed = Callable[[Call], "StatusError"]
-"""Takes a call that nobody will look at; must be much cheaper than its handler."""
+
+
+class Shed(Protocol):
+    """What becomes of calls that nobody will look at. They are many, so all of them end alike."""
+
+    @property
+    def status(self) -> "StatusError":
+        """How they end."""
+
+    def count(self, calls: int) -> None:
+        """Hear, now and then, how many more there were; on the transport's thread."""
+
+
 UnaryHandler = Callable[[Call, bytes], Awaitable[bytes]]
 StreamHandler = Callable[[Stream], Awaitable[None]]
 
@@ -119,8 +130,8 @@ class Fast:
 
     handler: FastHandler
     shed: Shed | None = None
-    """Where the transport's thread has more calls than it can look at in time, says how those end whose deadline is too
-    near; without one they are handled like all others. A transport that knows no backlog of its own never asks."""
+    """How calls end whose deadline is too near for all that the transport's thread has to look at before them; without
+    one they are handled like all others. A transport that knows no backlog of its own never asks."""
 
 
 @dataclass(frozen=True, slots=True)

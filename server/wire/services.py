@@ -87,7 +87,7 @@ def _inference(wire: Wire, infer: InferHandler) -> Iterator[tuple[str, Fast | Un
     gate = wire.gate
     rpcs = OpenInference(wire.catalog, wire.lifecycle, _identification(wire), wire.log)
     path = paths(INFERENCE)
-    yield path["ModelInfer"], Fast(infer, Shedding(gate))
+    yield path["ModelInfer"], Fast(infer, Shedding(gate, path["ModelInfer"]))
     yield path["ModelStreamInfer"], streaming(gate, Scope.INFER, StreamHandler(infer, gate.limits))
     yield path["ServerLive"], unary(gate, Scope.READ, oip.ServerLiveRequest, rpcs.server_live)
     yield path["ServerReady"], unary(gate, Scope.READ, oip.ServerReadyRequest, rpcs.server_ready)
@@ -125,10 +125,9 @@ def _shared_memory(wire: Wire, path: Mapping[str, str]) -> Iterator[tuple[str, U
 def _predictions(wire: Wire) -> Iterator[tuple[str, Fast]]:
     pool = ThreadPoolExecutor(_DECODERS, thread_name_prefix="images")
     path = paths(PREDICTIONS)
-    shed = Shedding(wire.gate)
     for name, question in QUESTIONS.items():
         handler = TypedHandler(wire.gate, wire.catalog, wire.queue, question, pool, distant=wire.distant)
-        yield path[name], Fast(handler, shed)
+        yield path[name], Fast(handler, Shedding(wire.gate, path[name]))
 
 
 def _health(wire: Wire, served: list[ServiceDescriptor]) -> Iterator[tuple[str, Unary | Streaming]]:

@@ -4,9 +4,7 @@ Cheap is the point: under overload this happens to every second call. The words 
 """
 
 from server.errors import DeadlineUnreachable
-from server.transports.base import Call, StatusError
 from server.wire.gate import Gate
-from server.wire.observer import Outcome
 from server.wire.status import status_error
 
 _RETRY_AFTER = 0.1
@@ -20,14 +18,17 @@ _REFUSAL = DeadlineUnreachable(
 class Shedding:
     """`transports.base.Shed` of the inference methods."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._observer = gate.observer
-        self._status = status_error(_REFUSAL, "")
+    def __init__(self, gate: Gate, method: str) -> None:
+        """Begin.
 
-    def __call__(self, call: Call) -> StatusError:
-        """Count the call as refused and return how it ends."""
-        status = self._status
-        self._observer.finished(
-            Outcome(call.method, status.code, 0.0, call.peer, reason=_REFUSAL.reason, metadata=call.metadata)
-        )
-        return status
+        Args:
+            gate: its observer hears of the calls.
+            method: the path of the method that they are calls of.
+        """
+        self.status = status_error(_REFUSAL, "")
+        self._observer = gate.observer
+        self._method = method
+
+    def count(self, calls: int) -> None:
+        """Tell the observer of so many calls."""
+        self._observer.shed(self._method, self.status.code, _REFUSAL.reason, calls)

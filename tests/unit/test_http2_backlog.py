@@ -3,7 +3,6 @@ import pytest
 from server.transports.base import StatusCode, StatusError
 from server.transports.http2.backlog import CALM, SHARE, SLICE, Backlog
 
-SHED = StatusError(StatusCode.RESOURCE_EXHAUSTED, "too many")
 COST = 0.001
 
 
@@ -18,16 +17,23 @@ class Clock:
 class Call:
     """As much of a call as the backlog sees."""
 
-    def __init__(self, deadline=None):
-        self.deadline = deadline
-        self.ended = None
+    def __init__(self):
         self.gone = False
 
     def handle(self, handler, message):
         handler(self, message)
 
-    def shed(self, shed):
-        self.ended = shed(self)
+
+class Shed:
+    """Remembers what it was told."""
+
+    status = StatusError(StatusCode.RESOURCE_EXHAUSTED, "too many")
+
+    def __init__(self):
+        self.told = []
+
+    def count(self, calls):
+        self.told.append(calls)
 
 
 @pytest.fixture
@@ -66,7 +72,7 @@ def learn(backlog, enter):
 
 
 def test_calls_are_handled_in_order_a_slice_at_a_time(backlog, handled):
-    enter = backlog.entry(handled, None)
+    enter = backlog.entry(handled)
     for number in range(SLICE + 1):
         enter(Call(), number)
 
@@ -81,7 +87,7 @@ def test_calls_are_handled_in_order_a_slice_at_a_time(backlog, handled):
 
 
 def test_calls_whose_callers_have_gone_keep_nobody_waiting(backlog, handled):
-    enter = backlog.entry(handled, None)
+    enter = backlog.entry(handled)
     calls = [Call() for _ in range(10 * SLICE)]
     for number, call in enumerate(calls):
         enter(call, number)
@@ -92,48 +98,59 @@ def test_calls_whose_callers_have_gone_keep_nobody_waiting(backlog, handled):
     assert not len(backlog)
 
 
-def test_a_call_that_would_wait_for_most_of_its_time_is_shed_as_it_arrives(backlog, handled, clock):
-    enter = backlog.entry(handled, lambda _: SHED)
+def test_a_call_that_would_wait_for_most_of_its_time_is_hopeless(backlog, handled):
+    enter = backlog.entry(handled)
     learn(backlog, enter)
     for _ in range(CALM):
         enter(Call(), b"before")
     waits = CALM * COST
-    hasty, patient, unbounded = Call(clock.now + 0.9 * waits / SHARE), Call(clock.now + 1.2 * waits / SHARE), Call()
-    for call in (hasty, patient, unbounded):
-        enter(call, b"after")
 
-    assert [call.ended for call in (hasty, patient, unbounded)] == [SHED, None, None]
-    assert len(backlog) == CALM + 2
+    assert backlog.hopeless(0.9 * waits / SHARE)
+    assert not backlog.hopeless(1.1 * waits / SHARE)
 
 
-def test_a_few_calls_are_never_shed_whatever_they_cost(backlog, handled, clock):
-    enter = backlog.entry(handled, lambda _: SHED)
+def test_behind_a_few_calls_nobody_is_hopeless_whatever_they_cost(backlog, handled):
+    enter = backlog.entry(handled)
     learn(backlog, enter)
-    calls = [Call(clock.now + COST) for _ in range(CALM)]
-    for call in calls:
-        enter(call, b"")
+    for _ in range(CALM - 1):
+        enter(Call(), b"")
 
-    assert not any(call.ended for call in calls)
-
-
-def test_a_method_that_sheds_nobody_takes_everybody(backlog, handled, clock):
-    enter = backlog.entry(handled, None)
-    learn(backlog, enter)
-    calls = [Call(clock.now) for _ in range(2 * CALM)]
-    for call in calls:
-        enter(call, b"")
-
-    assert not any(call.ended for call in calls)
+    assert not backlog.hopeless(COST)
 
 
-def test_what_a_call_costs_is_learnt_from_the_latest(backlog, handled, clock):
-    slow = backlog.entry(handled, lambda _: SHED)
-    quick = backlog.entry(lambda *_: None, lambda _: SHED)
-    learn(backlog, slow)
-    learn(backlog, quick)
+def test_what_a_call_costs_is_learnt_from_the_latest(backlog, handled):
+    learn(backlog, backlog.entry(handled))
+    learn(backlog, backlog.entry(lambda *_: None))
+    enter = backlog.entry(handled)
     for _ in range(CALM):
-        quick(Call(), b"")
-    call = Call(clock.now + COST)
-    quick(call, b"")
+        enter(Call(), b"")
 
-    assert call.ended is None
+    assert not backlog.hopeless(COST)
+
+
+def test_time_spent_elsewhere_while_calls_wait_is_part_of_what_they_wait_for(backlog, clock):
+    enter = backlog.entry(lambda *_: None)
+    for _ in range(200):
+        for _ in range(SLICE):
+            enter(Call(), b"")
+    for _ in range(100):
+        backlog.serve()
+        clock.now += SLICE * COST  # reading, say
+    assert len(backlog) == 100 * SLICE
+
+    assert backlog.hopeless(0.9 * len(backlog) * COST / SHARE)
+    assert not backlog.hopeless(1.1 * len(backlog) * COST / SHARE)
+
+
+def test_those_turned_away_are_told_of_once_a_slice(backlog, handled):
+    shed = Shed()
+    door, enter = backlog.door(shed), backlog.entry(handled)
+    enter(Call(), b"")
+    backlog.serve()
+    door.turned_away = 7
+    enter(Call(), b"")
+    backlog.serve()
+    enter(Call(), b"")
+    backlog.serve()
+
+    assert shed.told == [7]

@@ -76,8 +76,14 @@ async def test_under_more_calls_than_it_can_look_at_the_late_ones_are_shed_and_t
             go.wait(WAIT)
         call.reply(message)
 
-    def shed(_):
-        return StatusError(StatusCode.RESOURCE_EXHAUSTED, "too many", (("grpc-retry-pushback-ms", "1"),))
+    class Shed:
+        status = StatusError(StatusCode.RESOURCE_EXHAUSTED, "too many", (("grpc-retry-pushback-ms", "1"),))
+        calls = 0
+
+        def count(self, calls):
+            self.calls += calls
+
+    shed = Shed()
 
     def ask(port, backlog):
         with Raw(port) as raw:
@@ -85,13 +91,16 @@ async def test_under_more_calls_than_it_can_look_at_the_late_ones_are_shed_and_t
             assert began.wait(WAIT)
             backlog._cost = 1.0
             late = [raw.call("/t.S/Slow", frame(b"x"), [("grpc-timeout", "30S")]) for _ in range(2 * CALM)]
+            patient = raw.call("/t.S/Slow", frame(b"patient"))
             go.set()
-            return [raw.trailers(stream) for stream in late]
+            return [raw.trailers(stream) for stream in late], raw.trailers(patient)
 
     async with serving(HTTP2, {"/t.S/Slow": Fast(slow, shed)}) as server:
-        ends = await asyncio.to_thread(ask, server.port, server.transport._loop._backlog)
+        ends, patient = await asyncio.to_thread(ask, server.port, server.transport._loop._backlog)
 
     assert [end["grpc-status"] for end in ends[:CALM]] == ["0"] * CALM
+    assert patient["grpc-status"] == "0"
+    assert shed.calls == sum(end["grpc-status"] != "0" for end in ends)
     assert ends[-1]["grpc-status"] == str(int(StatusCode.RESOURCE_EXHAUSTED))
     assert (ends[-1]["grpc-message"], ends[-1]["grpc-retry-pushback-ms"]) == ("too many", "1")
 

@@ -2,8 +2,8 @@
 
 Sockets are read before handlers run, so what waits for this thread waits here, where it can be counted, and not unseen
 in the sockets: reading a call takes a tenth of what handling it does. A call that would spend more than `SHARE` of its
-remaining time here is shed as it arrives, which leaves the others their time (as load shedding by queueing delay does:
-Welsh and Culler, "Adaptive Overload Control for Busy Internet Servers", 2003).
+time here is turned away by its headers, before it costs anything else, which leaves the others their time (as load
+shedding by queueing delay does: Welsh and Culler, "Adaptive Overload Control for Busy Internet Servers", 2003).
 """
 
 import time
@@ -12,17 +12,33 @@ from collections.abc import Callable
 
 from server.transports.base import FastHandler, Shed
 from server.transports.http2.call import UnaryCall
+from server.transports.http2.endings import ending
 
 SLICE = 32
 """Calls handled before the sockets are looked at again, and their batch is started."""
 CALM = 2 * SLICE
 """Calls waiting up to which nobody asks whether they will be in time."""
 SHARE = 0.3
-"""Of what is left of its deadline, the most a call may wait for the thread; the rest is for its batch."""
+"""Of the time until its deadline, the most a call may wait for the thread; the rest is for its batch."""
 _NEWS = 0.1
 """Weight of a slice in the average cost of a call."""
 
 Deliver = Callable[[UnaryCall, bytes], None]
+
+
+class Door:
+    """The way in for the calls of one method, and how those end that are turned away at it."""
+
+    def __init__(self, shed: Shed) -> None:
+        self.block = ending(shed.status)
+        self.turned_away = 0
+        self._shed = shed
+
+    def tell(self) -> None:
+        """Have those counted that were turned away since."""
+        if self.turned_away:
+            calls, self.turned_away = self.turned_away, 0
+            self._shed.count(calls)
 
 
 class Backlog:
@@ -30,39 +46,51 @@ class Backlog:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._waiting: deque[tuple[UnaryCall, FastHandler, bytes]] = deque()
+        self.waiting: deque[tuple[UnaryCall, FastHandler, bytes]] = deque()
         self._cost = 0.0
-        """Seconds that a call takes, on average."""
+        """Seconds from one call to the next, on average, while calls wait."""
+        self._left_at: float | None = None
+        """When the last slice ended, if it left calls waiting: what came in between is part of what they wait for."""
+        self._doors: list[Door] = []
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self.waiting)
 
-    def entry(self, handler: FastHandler, shed: Shed | None) -> Deliver:
-        """Return what takes calls of a method."""
-        waiting = self._waiting
+    def entry(self, handler: FastHandler) -> Deliver:
+        """Return what takes whole calls of a method."""
+        waiting = self.waiting
 
         def enter(call: UnaryCall, message: bytes) -> None:
-            if len(waiting) >= CALM and shed is not None and self._hopeless(call):
-                call.shed(shed)
-            else:
-                waiting.append((call, handler, message))
+            waiting.append((call, handler, message))
 
         return enter
 
+    def door(self, shed: Shed) -> Door:
+        """Return what counts those that a method turns away."""
+        door = Door(shed)
+        self._doors.append(door)
+        return door
+
+    def hopeless(self, seconds: float) -> bool:
+        """Whether a call that comes now with so many seconds until its deadline would wait here for most of them."""
+        waiting = len(self.waiting)
+        return waiting >= CALM and waiting * self._cost > SHARE * seconds
+
     def serve(self) -> None:
         """Handle a slice."""
-        waiting = self._waiting
+        waiting = self.waiting
         before = len(waiting)
         if not before:
             return
-        began, handled = self._clock(), 0
+        began = self._clock() if self._left_at is None else self._left_at
+        handled = 0
         while waiting and handled < SLICE:
             call, handler, message = waiting.popleft()
             if not call.gone:  # who resets calls as fast as they come must not make others wait for them
                 handled += 1
                 call.handle(handler, message)
-        self._cost += ((self._clock() - began) / (before - len(waiting)) - self._cost) * _NEWS
-
-    def _hopeless(self, call: UnaryCall) -> bool:
-        deadline = call.deadline
-        return deadline is not None and len(self._waiting) * self._cost > SHARE * (deadline - self._clock())
+        ended = self._clock()
+        self._cost += ((ended - began) / (before - len(waiting)) - self._cost) * _NEWS
+        self._left_at = ended if waiting else None
+        for door in self._doors:
+            door.tell()

@@ -3,7 +3,7 @@
 import time
 from typing import TYPE_CHECKING
 
-from server.transports.base import FastHandler, Metadata, Shed, StatusCode, StatusError
+from server.transports.base import FastHandler, Metadata, StatusCode, StatusError
 from server.transports.failure import NO_MESSAGE
 from server.transports.http2.endings import ending
 from server.transports.http2.heads import Head
@@ -93,11 +93,6 @@ class UnaryCall(Once):
     def deliver(self, message: bytes) -> None:
         """Hand the whole message on."""
         self._head.route.deliver(self, message)
-
-    def shed(self, shed: Shed) -> None:
-        """End the call as `shed` says: nobody will look at it."""
-        if self.take():
-            self._refuse(ending(shed(self)))
 
     def handle(self, handler: FastHandler, message: bytes) -> None:
         """Let the handler act on the message."""

@@ -14,7 +14,7 @@ from server.transports.http2.stream import StreamCall
 
 WINDOW = 1 << 20
 """Bytes a caller may send on one stream ahead of us."""
-_MOST_CUT = 1000
+_MOST_CUT = 4096
 
 Call = UnaryCall | StreamCall
 Perform = Callable[..., None]
@@ -41,7 +41,7 @@ class Streams:
         self.closed = False
         """Whether nothing more will be read, nor written but what is on its way."""
         self._cut: dict[int, None] = {}
-        """Streams that we reset, oldest first: what was on its way to them is no mistake."""
+        """Streams that we ended before their callers did, oldest first: what is on its way to them is no mistake."""
 
     def answer(self, number: int, message: bytes) -> None:
         """Answer a unary call, if it is still there."""
@@ -121,6 +121,10 @@ class Streams:
 
     def _reset(self, number: int, code: ErrorCode) -> None:
         self.outgoing.write(reset(number, code))
+        self._leave_out(number)
+
+    def _leave_out(self, number: int) -> None:
+        """Remember a stream on which more may come that is of no interest."""
         self._cut[number] = None
         if len(self._cut) > _MOST_CUT:
             del self._cut[next(iter(self._cut))]
