@@ -59,6 +59,19 @@ def test_everything_is_counted_while_lines_are_sampled(written):
     assert counts.snapshot()[0] == {("", "", "ModelInfer", "OK"): 5}
 
 
+def test_calls_that_were_turned_away_are_counted_one_by_one_and_written_as_one_line(written):
+    counts = RequestCounts()
+    accountant = Accountant(counts, 1)
+    accountant.shed("/inference.GRPCInferenceService/ModelInfer", StatusCode.RESOURCE_EXHAUSTED, "too_late", 7)
+    accountant.shed("/inference.GRPCInferenceService/ModelInfer", StatusCode.RESOURCE_EXHAUSTED, "too_late", 5)
+
+    (line,) = written()
+    assert (line["event"], line["calls"], line["reason"]) == ("requests_shed", 7, "too_late")
+    calls, seconds = counts.snapshot()
+    assert calls == {("", "", "ModelInfer", "RESOURCE_EXHAUSTED"): 12}
+    assert sum(seconds["", "", "ModelInfer"].counts) == 12
+
+
 def test_our_own_faults_keep_their_lines_when_successes_have_used_up_theirs(written):
     accountant = Accountant(RequestCounts(), 1)
     for _ in range(3):
