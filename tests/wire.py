@@ -253,9 +253,13 @@ class Recorder:
 
     def __init__(self):
         self.outcomes: list[Outcome] = []
+        self.turned_away: list[tuple[object, ...]] = []
 
     def finished(self, outcome):
         self.outcomes.append(outcome)
+
+    def shed(self, *told):
+        self.turned_away.append(told)
 
 
 class Level:

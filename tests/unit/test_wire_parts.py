@@ -169,6 +169,19 @@ def test_a_long_listing_is_cut():
     assert listing(map(str, range(20)), most=2) == "'0', '1' and 18 more"
 
 
+@pytest.mark.parametrize(
+    "path", ["/inference.GRPCInferenceService/ModelInfer", "/sluice.v1.Predictions/PredictChurn"]
+)
+def test_predictions_may_be_turned_away_with_a_hint_when_to_come_again_and_are_counted(path):
+    bench = Bench()
+    shed = bench.methods[path].shed
+    shed.count(3)
+
+    assert shed.status.code is StatusCode.RESOURCE_EXHAUSTED
+    assert dict(shed.status.trailers) == {"grpc-retry-pushback-ms": "100"}
+    assert bench.recorder.turned_away == [(path, StatusCode.RESOURCE_EXHAUSTED, "predicted_miss", 3)]
+
+
 def test_nobody_is_answered_twice():
     bench = Bench()
     bench.queue.hold = True
