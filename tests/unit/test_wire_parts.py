@@ -169,9 +169,7 @@ def test_a_long_listing_is_cut():
     assert listing(map(str, range(20)), most=2) == "'0', '1' and 18 more"
 
 
-@pytest.mark.parametrize(
-    "path", ["/inference.GRPCInferenceService/ModelInfer", "/sluice.v1.Predictions/PredictChurn"]
-)
+@pytest.mark.parametrize("path", ["/inference.GRPCInferenceService/ModelInfer", "/sluice.v1.Predictions/PredictChurn"])
 def test_predictions_may_be_turned_away_with_a_hint_when_to_come_again_and_are_counted(path):
     bench = Bench()
     shed = bench.methods[path].shed
