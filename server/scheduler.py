@@ -124,6 +124,11 @@ class Scheduler:
                 self._dispatcher.stop_abandoned(self._clock(), effects)
         self._carry_out(effects)
 
+    def reject(self, reason: str) -> None:
+        """Count a request that was refused without asking, because the one before it was."""
+        with self._lock:
+            self._dispatcher.statistics.reject(reason)
+
     def statistics(self) -> ModelStatistics:
         """Return a snapshot of the counters."""
         with self._lock:

@@ -137,6 +137,7 @@ class FakeQueue:
         self.hold = False
         self.cancelled = 0
         self.refusals: list[ServingError] = []
+        self.rejected: list[tuple[str, str, str]] = []
         self.outcome: Callable[[InferRequest], InferResponse | ServingError] = self.zeros
 
     def submit(self, request, reply):
@@ -150,6 +151,9 @@ class FakeQueue:
         else:
             reply(self.outcome(request))
         return ticket
+
+    def reject(self, *told):
+        self.rejected.append(told)
 
     def answer(self, index):
         """Reply to a request that was held back."""

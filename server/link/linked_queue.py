@@ -65,6 +65,9 @@ class LinkedQueue:
             if threading.get_ident() != self._gathering:
                 self._end.flush()
 
+    def reject(self, model: str, version: str, reason: str) -> None:
+        """See `Queue.reject`; never called, because refusals come as the reply here."""
+
     def statistics(self) -> dict[tuple[str, str], QueueStatistics]:
         """See `Queue.statistics`; asks the engine and waits for what it says. Empty when it is gone."""
         self._end.tell(ASK, 0)

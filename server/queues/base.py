@@ -33,5 +33,8 @@ class Queue(Protocol):
             QueueUnavailable: the broker cannot be reached.
         """
 
+    def reject(self, model: str, version: str, reason: str) -> None:
+        """Count a refusal that was decided by an earlier one, without asking."""
+
     def statistics(self) -> dict[tuple[str, str], QueueStatistics]:
         """Return the state of every queue by (model, version)."""

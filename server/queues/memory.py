@@ -20,6 +20,9 @@ class Target(Protocol):
     def submit(self, request: InferRequest, reply: Reply) -> Ticket:
         """See `Queue.submit`."""
 
+    def reject(self, reason: str) -> None:
+        """Count a refusal that was decided elsewhere."""
+
     def queue_statistics(self) -> QueueStatistics:
         """Return what waits and runs at this moment."""
 
@@ -47,6 +50,12 @@ class MemoryQueue:
             if self._resolve(request.model_name, request.model_version) is not target:
                 raise _left(request) from None
             raise
+
+    def reject(self, model: str, version: str, reason: str) -> None:
+        """See `Queue.reject`."""
+        target = self._resolve(model, version)
+        if target is not None:
+            target.reject(reason)
 
     def statistics(self) -> dict[tuple[str, str], QueueStatistics]:
         """See `Queue.statistics`."""

@@ -193,6 +193,9 @@ class RedisQueue:
         """Let `statistics` tell what is true now. Raises QueueUnavailable."""
         await self._look.refresh()
 
+    def reject(self, model: str, version: str, reason: str) -> None:
+        """See `Queue.reject`; never called, because refusals come as the reply here."""
+
     def statistics(self) -> dict[tuple[str, str], QueueStatistics]:
         """See `Queue`; as of the last look at Redis, which every frontend shares."""
         found: dict[tuple[str, str], QueueStatistics] = {

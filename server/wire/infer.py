@@ -6,11 +6,12 @@ here waits, and nothing is parsed for a caller who may not call or for whom ther
 
 from functools import partial
 
-from server.errors import ModelNotReady, ShuttingDown
+from server.errors import DeadlineUnreachable, ModelNotReady, ShuttingDown
 from server.queues.base import Queue
 from server.transports.base import Call
 from server.wire.answer import encode
 from server.wire.auth import Scope
+from server.wire.doors import Doors
 from server.wire.exchange import Exchange
 from server.wire.gate import Gate
 from server.wire.reader import Reader
@@ -28,12 +29,14 @@ class InferHandler:
         self._gate = gate
         self._reader = reader
         self._queue = queue
+        self._doors = Doors(gate.observer, queue.reject)
 
     def __call__(self, call: Call, message: bytes) -> None:
         """Answer one call, sooner or later, through `call`."""
         with Exchange(self._gate, call, len(message)) as exchange:
             self._gate.authenticator.check(call.metadata, Scope.INFER)
-            self._start(exchange, call, message)
+            if not self._doors.turn_away(call, message):
+                self._start(exchange, call, message)
 
     def trusted(self, call: Call, message: bytes) -> None:
         """Do the same for a caller who was authenticated when the stream that carries the message began."""
@@ -54,6 +57,9 @@ class InferHandler:
             except (ModelNotReady, ShuttingDown):  # its queue closed a moment ago; look again
                 if not left:
                     raise
+            except DeadlineUnreachable as refusal:
+                self._doors.shut(call, message, request, refusal)
+                raise
             else:
                 call.on_cancel(ticket.cancel)
                 return

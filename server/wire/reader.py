@@ -77,7 +77,7 @@ class Reader:
         return self._recognise(data, deadline) or self._parse(data, deadline, found)
 
     def _recognise(self, data: bytes, deadline: float) -> tuple[InferRequest, Layout] | None:
-        header = _header(data)
+        header = head_of(data)
         if header is None:
             return None
         name, version, raw_id, start = header
@@ -111,7 +111,7 @@ class Reader:
         return request, layout
 
     def _remember(self, data: bytes, message: ModelInferRequest, layout: Layout) -> None:
-        header = _header(data)
+        header = head_of(data)
         if header is None:
             return
         name, version, _, start = header
@@ -153,11 +153,11 @@ def find_model(catalog: Catalog, name: str, version: str) -> ServedModel:
 
 def request_id(data: bytes) -> str:
     """Return the id of a message that may be wrong in other ways, "" where it cannot be told without parsing."""
-    header = _header(data)
+    header = head_of(data)
     return "" if header is None else header[2].decode(errors="replace")
 
 
-def _header(data: bytes) -> tuple[bytes, bytes, bytes, int] | None:
+def head_of(data: bytes) -> tuple[bytes, bytes, bytes, int] | None:
     """Split off model_name, model_version and id where they are short, in order and once each; say where they end."""
     try:
         if data[0] != _NAME_TAG:
