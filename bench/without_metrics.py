@@ -16,5 +16,6 @@ def _nothing(*_: object) -> int:
 
 
 if __name__ == "__main__":
-    RequestCounts.count = Histogram.observe = ModelStatistics.executed = _nothing  # type: ignore[method-assign,assignment]
+    RequestCounts.count = Histogram.observe = Histogram.observe_all = _nothing  # type: ignore[method-assign,assignment]
+    ModelStatistics.executed = _nothing  # type: ignore[method-assign,assignment]
     sys.exit(main())

@@ -6,6 +6,7 @@ never older than the traffic. This module must never know who reads the counts.
 """
 
 import threading
+from bisect import bisect_left
 from dataclasses import dataclass
 
 from typing_extensions import override
@@ -73,11 +74,14 @@ class RequestCounts:
         Returns:
             Whether it would make a good example: then call `exemplify`.
         """
+        bucket = bisect_left(SECONDS_BUCKETS, seconds)
         with self._lock:
             line = self._lines.get((model, version, method, code)) or self._line(model, version, method, code)
             line.count += 1
             durations = line.durations
-            return durations.due[durations.observe(seconds)]
+            durations.counts[bucket] += 1  # as `observe` does, a call of which is a third of all this
+            durations.sum += seconds
+            return durations.due[bucket]
 
     def add(self, model: str, version: str, method: str, code: str, calls: int) -> None:
         """Count so many RPCs that ended as soon as they came."""

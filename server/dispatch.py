@@ -179,18 +179,18 @@ class Dispatcher:
     def succeed(self, run: Run, outputs: BatchOutputs, now: float) -> list[tuple[Pending, tuple[Tensor, ...]]]:
         """Settle the requests that a run completed and return them with their outputs."""
         answered: list[tuple[Pending, tuple[Tensor, ...]]] = []
-        waited = served = 0.0
+        queued: list[float] = []
+        served = 0.0
         for (pending, start, rows), tensors in zip(run.pieces, outputs.parts, strict=True):
             whole = tensors if rows == pending.rows else pending.collect(start, tensors)
             if pending.settled or whole is None:
                 continue
             self._leave(pending)
             answered.append((pending, whole))
-            queued = pending.started - pending.arrival
-            waited += queued
+            queued.append(pending.started - pending.arrival)
             served += now - pending.arrival
-            self.statistics.queue_seconds.observe(queued)
-        self.statistics.executed(run.rows, outputs, len(answered), served, waited)
+        self.statistics.queue_seconds.observe_all(queued)
+        self.statistics.executed(run.rows, outputs, len(answered), served, sum(queued))
         return answered
 
     def queue_statistics(self, now: float) -> QueueStatistics:
