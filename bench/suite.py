@@ -82,8 +82,10 @@ class Suite:
 
     def variants(self) -> None:
         """Measure Sluice as it comes, without metrics and without isolation, turn by turn."""
-        for _ in range(self._options.turns):
-            for name in ("sluice", *VARIANTS):
+        names = ["sluice", *VARIANTS]
+        for turn in range(self._options.turns):
+            # in another order each time: whoever always comes behind the same one inherits its caches
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 run = self._load(name, "churn").run(256, self._options.seconds)
                 self._results.variants[name].append(asdict(run))
 
