@@ -81,13 +81,13 @@ class Suite:
                 self._results.memory[name].append(asdict(target.memory()))
 
     def variants(self) -> None:
-        """Measure Sluice as it comes, without metrics and without isolation, turn by turn."""
-        names = ["sluice", *VARIANTS]
+        """Measure Sluice as it comes, without metrics and without isolation, turn by turn, none with a past."""
+        names = list(VARIANTS)
         for turn in range(self._options.turns):
             # in another order each time: whoever always comes behind the same one inherits its caches
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 run = self._load(name, "churn").run(256, self._options.seconds)
-                self._results.variants[name].append(asdict(run))
+                self._results.variants["sluice" if name == TWIN else name].append(asdict(run))
 
     def _compared(self) -> list[str]:
         return [name for name in self._servers if name not in VARIANTS]
@@ -130,7 +130,9 @@ class Suite:
         return self._loads[key]
 
 
-VARIANTS = ("no-metrics", "no-isolation")
+TWIN = "twin"
+"""Sluice as it comes, but fresh: the one that was overloaded before is compared with nobody who was not."""
+VARIANTS = (TWIN, "no-metrics", "no-isolation")
 
 
 def _commands(options: argparse.Namespace) -> dict[str, tuple[list[str], str] | tuple[list[str]]]:
@@ -139,6 +141,7 @@ def _commands(options: argparse.Namespace) -> dict[str, tuple[list[str], str] | 
     commands: dict[str, tuple[list[str], str] | tuple[list[str]]] = {"sluice": (sluice(options.store),)}
     commands |= {name: (baseline(module, folders),) for name, module in BASELINES.items()}
     commands |= {"echo": (echo(), ECHO), "core-echo": (baseline("core_echo", ()), ECHO)}
+    commands[TWIN] = (sluice(options.store),)
     commands["no-metrics"] = (sluice(options.store, module="bench.without_metrics"),)
     commands["no-isolation"] = (sluice(options.store, "--isolation", "none"),)
     return commands
