@@ -1,6 +1,12 @@
+import threading
+from bisect import bisect_left
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from server.counts import ID_CHARACTERS, RequestCounts
+from server.statistics import SECONDS_BUCKETS
 
 KEY = ("churn", "1", "ModelInfer")
 FAST, SLOW = 0.0004, 3.0
@@ -61,3 +67,41 @@ def test_a_snapshot_does_not_change_any_more(counts):
     assert codes == {(*KEY, "OK"): 1}
     assert sum(seconds[KEY].counts) == 1
     assert [e.request_id for e in seconds[KEY].examples if e] == ["a"]
+
+
+def test_nothing_is_lost_between_threads_while_others_read(counts):
+    each, threads, seen = 20_000, 4, []
+    done = threading.Event()
+
+    def write():
+        for number in range(each):
+            counts.count(*KEY, "OK" if number % 10 else "CANCELLED", FAST)
+
+    def read():
+        while not done.is_set():
+            codes, seconds = counts.snapshot()
+            seen.append((sum(codes.values()), sum(seconds[KEY].counts) if seconds else 0))
+
+    reader, writers = threading.Thread(target=read), [threading.Thread(target=write) for _ in range(threads)]
+    for thread in (reader, *writers):
+        thread.start()
+    for thread in writers:
+        thread.join()
+    done.set()
+    reader.join()
+    codes, seconds = counts.snapshot()
+
+    assert codes == {(*KEY, "OK"): each * threads * 9 // 10, (*KEY, "CANCELLED"): each * threads // 10}
+    assert sum(seconds[KEY].counts) == each * threads
+    assert seconds[KEY].sum == pytest.approx(each * threads * FAST)
+    assert all(calls == durations for calls, durations in seen)
+    assert seen == sorted(seen)
+
+
+@given(st.lists(st.sampled_from([0.0, *SECONDS_BUCKETS, *(2 * bound for bound in SECONDS_BUCKETS), 1e6]), max_size=60))
+def test_a_bucket_wants_an_example_exactly_until_it_has_one(durations):
+    counts, has = RequestCounts(), set()
+    for seconds in durations:
+        bucket = bisect_left(SECONDS_BUCKETS, seconds)
+        assert count(counts, seconds) == (bucket not in has)
+        has.add(bucket)
