@@ -122,7 +122,7 @@ def plots(results: Results, folder: Path) -> None:
             axes[0][column].set_title(model)
         for row, title in enumerate(titles):
             axes[row][0].set_ylabel(title)
-        axes[0][0].legend(frameon=False, fontsize=8)
+        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
         figure.savefig(folder / f"bench-{name}.png", dpi=130)
         plt.close(figure)
 
