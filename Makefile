@@ -92,7 +92,7 @@ $(CHECK)/.done: deploy/check/requirements.txt
 	@touch $@
 
 # --- bench ---
-.PHONY: bench bench-short bench-large bench-queue overload swap session-kill
+.PHONY: bench bench-short bench-large bench-queue overload swap session-kill fuzz
 
 bench: dev tools ## measure against the baselines and the limits, on a quiet machine (12 minutes)
 	$(BIN)/python -m bench.suite --json out/bench.json --plots docs/img $(ARGS)
@@ -108,6 +108,11 @@ overload: dev ## offer 1.2, 2 and 5 times what the server can do: goodput must h
 
 swap: dev ## a version swap a second under load: no call may fail
 	$(BIN)/python -m tests.load.swap $(ARGS)
+
+fuzz: dev ## hostile frames and random interleavings for the HTTP/2, from another seed each time (20 minutes)
+	FUZZ_SEED=$${FUZZ_SEED:-$$(date +%s)} FUZZ_CONVERSATIONS=$${FUZZ_CONVERSATIONS:-30000} HTTP2_EXAMPLES=$${HTTP2_EXAMPLES:-3000} \
+	  $(BIN)/python -m pytest -q tests/contract/test_http2_fuzz.py tests/contract/test_http2_properties.py \
+	  tests/contract/test_http2_header_properties.py $(ARGS)
 
 bench-queue: dev tools ## the path through Redis beside the path in one process and bare Redis
 	$(BIN)/python -m tests.chaos.throughput $(ARGS)
