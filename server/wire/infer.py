@@ -11,10 +11,10 @@ from server.queues.base import Queue
 from server.transports.base import Call
 from server.wire.answer import encode
 from server.wire.auth import Scope
-from server.wire.doors import Doors
 from server.wire.exchange import Exchange
 from server.wire.gate import Gate
 from server.wire.reader import Reader
+from server.wire.refusals import Refusals
 
 _ATTEMPTS = 3
 """A version may be swapped between look-up and queue; a caller who let us choose is served by its successor."""
@@ -29,13 +29,13 @@ class InferHandler:
         self._gate = gate
         self._reader = reader
         self._queue = queue
-        self._doors = Doors(gate.observer, queue.reject)
+        self._refusals = Refusals(gate.observer, queue.reject)
 
     def __call__(self, call: Call, message: bytes) -> None:
         """Answer one call, sooner or later, through `call`."""
         with Exchange(self._gate, call, len(message)) as exchange:
             self._gate.authenticator.check(call.metadata, Scope.INFER)
-            if not self._doors.turn_away(call, message):
+            if not self._refusals.repeat(call, message):
                 self._start(exchange, call, message)
 
     def trusted(self, call: Call, message: bytes) -> None:
@@ -58,7 +58,7 @@ class InferHandler:
                 if not left:
                     raise
             except DeadlineUnreachable as refusal:
-                self._doors.shut(call, message, request, refusal)
+                self._refusals.remember(call, message, request, refusal)
                 raise
             else:
                 call.on_cancel(ticket.cancel)

@@ -20,7 +20,7 @@ from server.transports.base import Call, Fast, StatusCode, Stream, Streaming, Tr
 from server.transports.http2.transport import Http2Transport
 from tests.http2.frames import BIG, CHAT, ECHO, HOLD
 from tests.http2.peer import Peer
-from tests.transports import DEFAULTS, WAIT, echo
+from tests.transports import DEFAULTS, WAIT, echo, loop_in_a_thread
 
 T = TypeVar("T")
 
@@ -155,7 +155,7 @@ def hosted(
     """
     held = Held()
     usual = {ECHO: Fast(echo), CHAT: Streaming(chat), BIG: Fast(big), HOLD: Fast(held)}
-    with Complaints() as complaints, _looping() as loop:
+    with Complaints() as complaints, loop_in_a_thread() as loop:
         transport = Http2Transport(usual | {f"/t.S/{name}": method for name, method in methods.items()}, options)
         port = asyncio.run_coroutine_threadsafe(transport.start("127.0.0.1", 0), loop).result(WAIT)
         with _channel(port, trust) as honest:
@@ -175,16 +175,3 @@ def _channel(port: int, trust: bytes | None) -> grpc.Channel:
     if trust is None:
         return grpc.insecure_channel(f"127.0.0.1:{port}", own)
     return grpc.secure_channel(f"127.0.0.1:{port}", grpc.ssl_channel_credentials(trust), own)
-
-
-@contextmanager
-def _looping() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    try:
-        yield loop
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(WAIT)
-        loop.close()

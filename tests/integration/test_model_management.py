@@ -4,9 +4,7 @@ import asyncio
 import random
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import pairwise
 
 import grpc
@@ -22,6 +20,7 @@ from tests import oip as wire
 from tests.management import WAIT, Bench, eventually
 from tests.models import constant, value
 from tests.server_process import serve
+from tests.transports import loop_in_a_thread
 
 TRITON = """
 # As a Triton user wrote it.
@@ -203,19 +202,6 @@ def test_an_override_holds_until_the_next_load_and_unload_takes_the_model_away(m
 
     load()
     assert ask(stub)[0] == "5"
-
-
-@contextmanager
-def loop_in_a_thread() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        yield loop
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(WAIT)
-        loop.close()
 
 
 def test_many_threads_load_and_unload_the_same_models(tmp_path):

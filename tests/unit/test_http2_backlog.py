@@ -142,12 +142,12 @@ def test_time_spent_elsewhere_while_calls_wait_is_part_of_what_they_wait_for(bac
     assert not backlog.hopeless(1.1 * len(backlog) * COST / SHARE)
 
 
-def test_those_turned_away_are_told_of_once_a_slice(backlog, handled):
+def test_calls_that_were_shed_are_told_of_once_a_slice(backlog, handled):
     shed = Shed()
-    door, enter = backlog.door(shed), backlog.entry(handled)
+    shedder, enter = backlog.shedder(shed), backlog.entry(handled)
     enter(Call(), b"")
     backlog.serve()
-    door.turned_away = 7
+    shedder.shed_calls = 7
     enter(Call(), b"")
     backlog.serve()
     enter(Call(), b"")

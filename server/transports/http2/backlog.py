@@ -26,18 +26,18 @@ _NEWS = 0.1
 Deliver = Callable[[UnaryCall, bytes], None]
 
 
-class Door:
-    """The way in for the calls of one method, and how those end that are turned away at it."""
+class Shedder:
+    """How the calls of one method end that are shed, and how many have."""
 
     def __init__(self, shed: Shed) -> None:
         self.block = ending(shed.status)
-        self.turned_away = 0
+        self.shed_calls = 0
         self._shed = shed
 
     def tell(self) -> None:
-        """Have those counted that were turned away since."""
-        if self.turned_away:
-            calls, self.turned_away = self.turned_away, 0
+        """Have those counted that were shed since."""
+        if self.shed_calls:
+            calls, self.shed_calls = self.shed_calls, 0
             self._shed.count(calls)
 
 
@@ -51,7 +51,7 @@ class Backlog:
         """Seconds from one call to the next, on average, while calls wait."""
         self._left_at: float | None = None
         """When the last slice ended, if it left calls waiting: what came in between is part of what they wait for."""
-        self._doors: list[Door] = []
+        self._shedders: list[Shedder] = []
 
     def __len__(self) -> int:
         return len(self.waiting)
@@ -65,11 +65,11 @@ class Backlog:
 
         return enter
 
-    def door(self, shed: Shed) -> Door:
-        """Return what counts those that a method turns away."""
-        door = Door(shed)
-        self._doors.append(door)
-        return door
+    def shedder(self, shed: Shed) -> Shedder:
+        """Return what sheds calls of a method."""
+        shedder = Shedder(shed)
+        self._shedders.append(shedder)
+        return shedder
 
     def hopeless(self, seconds: float) -> bool:
         """Whether a call that comes now with so many seconds until its deadline would wait here for most of them."""
@@ -92,5 +92,5 @@ class Backlog:
         ended = self._clock()
         self._cost += ((ended - began) / (before - len(waiting)) - self._cost) * _NEWS
         self._left_at = ended if waiting else None
-        for door in self._doors:
-            door.tell()
+        for shedder in self._shedders:
+            shedder.tell()

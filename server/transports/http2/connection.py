@@ -38,7 +38,7 @@ from server.transports.http2.messages import Held
 from server.transports.http2.streams import WINDOW, Call, Perform, Streams
 
 if TYPE_CHECKING:
-    from server.transports.http2.backlog import Door
+    from server.transports.http2.backlog import Shedder
     from server.transports.http2.router import Router
 
 CONNECTION_WINDOW = 8 << 20
@@ -178,18 +178,18 @@ class Connection(Streams):
             self.outgoing.refuse(number, head.refusal)
             if not ended:
                 self._reset(number, ErrorCode.NO_ERROR)
-        elif head.timeout is not None and head.route.door is not None and self._backlog.hopeless(head.timeout):
-            self._turn_away(number, head.route.door)
+        elif head.timeout is not None and head.route.shedder is not None and self._backlog.hopeless(head.timeout):
+            self._turn_away(number, head.route.shedder)
         else:
             call = self.streams[number] = head.route.open(self, number, head)
             if ended:
                 call.half_closed = True
                 call.receive(b"")
 
-    def _turn_away(self, number: int, door: "Door") -> None:
+    def _turn_away(self, number: int, shedder: "Shedder") -> None:
         """End a call by its headers; what follows them is on its way, and read over."""
-        door.turned_away += 1
-        self.outgoing.refuse(number, door.block)
+        shedder.shed_calls += 1
+        self.outgoing.refuse(number, shedder.block)
         self._leave_out(number)
 
     def _more_headers(self, number: int, *, well_formed: bool, ended: bool) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from server.transports.base import Call, Fast, Methods, StreamHandler, Streaming, Unary, UnaryHandler
-from server.transports.http2.backlog import Backlog, Deliver, Door
+from server.transports.http2.backlog import Backlog, Deliver, Shedder
 from server.transports.http2.call import UnaryCall
 from server.transports.http2.stream import StreamCall
 from server.transports.lane import SlowLane
@@ -22,8 +22,8 @@ class Route:
     open: "Callable[[Connection, int, Head], UnaryCall | StreamCall]"
     deliver: Deliver
     """Takes a unary call's message, on the transport's thread."""
-    door: Door | None = None
-    """Where its calls may be turned away; None where they may not."""
+    shedder: Shedder | None = None
+    """What sheds its calls; None where they may not be."""
 
 
 class Router:
@@ -40,8 +40,8 @@ class Router:
 
 def _route(method: Fast | Unary | Streaming, lane: SlowLane, backlog: Backlog) -> Route:
     if isinstance(method, Fast):
-        door = None if method.shed is None else backlog.door(method.shed)
-        return Route(UnaryCall, backlog.entry(method.handler), door)
+        shedder = None if method.shed is None else backlog.shedder(method.shed)
+        return Route(UnaryCall, backlog.entry(method.handler), shedder)
     if isinstance(method, Unary):
         return Route(UnaryCall, _slowly(method.handler, lane))
     return Route(_streaming(method.handler, lane), _nothing)

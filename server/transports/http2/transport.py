@@ -5,6 +5,7 @@ docs/adr/0008-own-http2.md says why this exists.
 """
 
 import asyncio
+import errno
 import socket
 import ssl
 
@@ -16,7 +17,7 @@ from server.transports.http2.loop import Loop
 from server.transports.http2.router import Router
 from server.transports.http2.secure import server_context
 from server.transports.lane import SlowLane
-from server.transports.options import bind_error
+from server.transports.options import address
 
 
 class Http2Transport(Transport):
@@ -34,13 +35,16 @@ class Http2Transport(Transport):
     @override
     async def start(self, host: str, port: int) -> int:
         options = self._options
+        where = address(host, port)
         try:
             tls = server_context(options.tls) if options.tls is not None else None
+        except (ssl.SSLError, ValueError) as error:
+            words = "OpenSSL refused the TLS certificate, key or client CA"
+            raise OSError(errno.EINVAL, f"cannot listen on {where}: {words}") from error
+        try:
             listener = _listen(host, port, shared=options.reuse_port)
-        except (OSError, ValueError) as error:
-            if isinstance(error, ssl.SSLError | ValueError) or options.tls is not None:
-                raise bind_error(host, port, tls=True, shared=options.reuse_port) from None
-            raise bind_error(host, port, tls=False, shared=options.reuse_port) from error
+        except OSError as error:
+            raise OSError(error.errno, f"cannot listen on {where}: {error.strerror}") from error
         self._lane = SlowLane(asyncio.get_running_loop())
         backlog = Backlog()
         self._loop = Loop(options, Router(self._methods, self._lane, backlog), backlog, self._gather, tls)
@@ -76,9 +80,9 @@ class Http2Transport(Transport):
 
 
 def _listen(host: str, port: int, *, shared: bool) -> socket.socket:
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
+    family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
+        0
+    ]
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -86,7 +90,7 @@ def _listen(host: str, port: int, *, shared: bool) -> socket.socket:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host not in {"::", ""}))
-        listener.bind(address)
+        listener.bind(where)
         listener.listen(socket.SOMAXCONN)
     except OSError:
         listener.close()

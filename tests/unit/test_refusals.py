@@ -6,7 +6,7 @@ import pytest
 
 from server.errors import DeadlineUnreachable, QueueFull, Unauthenticated
 from server.transports.base import StatusCode
-from server.wire.doors import ALIKE, SHUT
+from server.wire.refusals import ALIKE, KEPT
 from tests.wire import CHURN, INFER, MNIST, Bench, message
 
 BUDGET = 0.1
@@ -29,7 +29,7 @@ def clock():
 def refused(clock, *specs, refusal=None, rows=1):
     """Return a wire whose queue has just refused a request, and will refuse none that it is asked for again."""
     bench = Bench(*specs)
-    bench.methods[INFER].handler._doors._clock = clock
+    bench.methods[INFER].handler._refusals._clock = clock
     bench.queue.refusals.append(refusal or DeadlineUnreachable(REFUSAL, retry_after=0.05))
     first = bench.start(message(specs[0] if specs else CHURN, rows), remaining=BUDGET)
     assert first.code is StatusCode.RESOURCE_EXHAUSTED
@@ -56,7 +56,7 @@ def test_what_is_like_a_refused_request_is_refused_without_asking(clock):
 
 def test_after_a_moment_the_queue_is_asked_again(clock):
     bench = refused(clock)
-    clock.now += SHUT
+    clock.now += KEPT
 
     assert ask(bench) is StatusCode.OK
     assert len(bench.queue.submitted) == 1
