@@ -98,6 +98,30 @@ def test_nothing_is_lost_between_threads_while_others_read(counts):
     assert seen == sorted(seen)
 
 
+class Raced(list):
+    """Durations to which another thread adds one, once, in the instant after they were read."""
+
+    added = False
+
+    def __getitem__(self, key):
+        found = super().__getitem__(key)
+        if not self.added:
+            self.added = True
+            self.append(SLOW)
+        return found
+
+
+def test_a_duration_that_comes_while_others_are_entered_is_entered_next(counts):
+    count(counts, FAST)
+    line = counts._lines[*KEY, "OK"]
+    line.news = Raced(line.news)
+
+    assert counts.snapshot()[0] == {(*KEY, "OK"): 1}
+    codes, seconds = counts.snapshot()
+    assert codes == {(*KEY, "OK"): 2}
+    assert seconds[KEY].sum == FAST + SLOW
+
+
 @given(st.lists(st.sampled_from([0.0, *SECONDS_BUCKETS, *(2 * bound for bound in SECONDS_BUCKETS), 1e6]), max_size=60))
 def test_a_bucket_wants_an_example_exactly_until_it_has_one(durations):
     counts, has = RequestCounts(), set()
