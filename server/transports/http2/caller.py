@@ -21,8 +21,9 @@ from server.transports.http2.secure import Secure, TlsFault
 _READ = 1 << 16
 _READ_MUCH = 1 << 18
 """Bytes read at once, while a caller sends that much."""
-_LINGER = 1.0
-"""Seconds that a caller has to hear our last words: a socket closed with unread bytes takes back what was sent."""
+_PATIENCE = 1.0
+"""Seconds that a caller has to answer the ping of a drain, and at the end to hear our last words: a socket that is closed
+with unread bytes takes back what was sent."""
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 Watch = Callable[["Caller", int], None]
@@ -135,7 +136,7 @@ class Caller:
         """Tell the caller to go elsewhere with its next calls; those under way end as they will."""
         if self._drained_by is not None or self._closes_at is not None:
             return
-        self._drained_by = now + _LINGER
+        self._drained_by = now + _PATIENCE
         if not self.connection.greeted:
             self.lose()
             return
@@ -198,7 +199,7 @@ class Caller:
     def _linger(self) -> None:
         """Close our side; the caller's words so far may still be on the way."""
         if self._closes_at is None:
-            self._closes_at = time.monotonic() + _LINGER
+            self._closes_at = time.monotonic() + _PATIENCE
             self.connection.closed = True
             with contextlib.suppress(OSError):
                 self.socket.shutdown(socket.SHUT_WR)
