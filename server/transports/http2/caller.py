@@ -22,8 +22,8 @@ _READ = 1 << 16
 _READ_MUCH = 1 << 18
 """Bytes read at once, while a caller sends that much."""
 _PATIENCE = 1.0
-"""Seconds that a caller has to answer the ping of a drain, and at the end to hear our last words: a socket that is closed
-with unread bytes takes back what was sent."""
+"""Seconds that a caller has to answer the ping of a drain, and at the end to hear our last words: a socket closed with
+unread bytes takes back what was sent."""
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 Watch = Callable[["Caller", int], None]
