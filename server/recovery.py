@@ -2,7 +2,7 @@
 
 The rules, by what the instance reported:
     RunFailed       the runtime refused some row's values: bisect; a request that fails alone gets InvalidValues
-    InstanceDied    any row may have killed it: run each alone once more; who is there when it dies again fails
+    InstanceDied    any row may have killed it: run each alone; who is alone when it dies again fails
     RunTimedOut     those past their deadline are answered so; the others as above, for one of them may hang for ever
     OutOfMemory     halve the batch, down to a single row, which fails
 Whoever is to blame may be answered already, expired or cancelled. So who is left of a batch gets another run alone.
@@ -61,7 +61,7 @@ def _one_by_one(pieces: Pieces, error: BatchError, now: float, recovery: Recover
         pending.deaths += 1
         if isinstance(error, RunTimedOut) and now >= pending.deadline:
             recovery.failed.append((pending, DeadlineExceeded(EXPIRED)))
-        elif pending.deaths > 1 or (isinstance(error, RunTimedOut) and alone):
+        elif alone and (pending.deaths > 1 or isinstance(error, RunTimedOut)):
             recovery.failed.append((pending, InferenceFailed(FAILED)))
         else:
             recovery.again.append([piece])

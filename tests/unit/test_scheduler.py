@@ -539,6 +539,17 @@ def test_a_batch_that_kills_is_run_again_one_by_one_and_the_killer_fails():
     assert simulation.scheduler.statistics().retried_rows == 8
 
 
+def test_a_request_whose_slices_ran_beside_two_killers_is_innocent():
+    simulation = Simulation(behaviour=failing(InstanceDied, 3, 5))
+    simulation.submit([100])
+    first, large, second = (simulation.submit(values)[0] for values in ([3], list(range(10, 50)), [5]))
+    simulation.advance(10)
+
+    assert sizes(simulation)[1:] == [32, 1, 31, 10, 9, 1]
+    assert kinds(simulation, [first, second]) == [InferenceFailed, InferenceFailed]
+    assert simulation.values(large) == list(range(10, 50))
+
+
 def test_a_killed_instance_gets_its_batch_back_when_it_is_available():
     simulation = Simulation()
     numbers = submit(simulation, 3)
