@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.generator import OK, Generator
 from bench.targets import Target
+from server.load.generator import OK, Generator
 
 CONNECTIONS = {1: (1, 1), 8: (1, 8), 16: (2, 8), 256: (4, 64), 1024: (8, 128)}
 """Calls in flight -> connections, streams on each."""

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.generator import Generator
 from bench.targets import Target
 from server.cli.bench import summary
-from server.cli.load import poisson
+from server.load.generator import Generator
+from server.load.outcome import poisson
 
 CALM_DEADLINE = 1.0
 """Seconds given to calls where latency is the question; one without an answer counts as having taken as long."""
@@ -38,7 +38,7 @@ class Open:
 def run(target: Target, message: bytes, rate: float, share: float, seconds: float, seed: int) -> Open:
     """Offer `rate` calls a second for so long; above saturation the deadline is tight."""
     deadline = CALM_DEADLINE if share < 1 else TIGHT_DEADLINE
-    generator = Generator(target.address, target.path, message, deadline=deadline)
+    generator = Generator(target.address, target.path, message, deadline=deadline, connections=4)
     cpu = target.cpu_seconds()
     try:
         outcome = generator.open_loop(poisson(rate, seconds, seed))

@@ -44,13 +44,15 @@ class Accountant:
         if skipped is not None:
             self._write(outcome, skipped, logging.ERROR if fault else logging.INFO)
 
-    def shed(self, method: str, code: StatusCode, reason: str, calls: int) -> None:
+    def shed(self, method: str, code: StatusCode, reason: str, calls: int, model: str = "", version: str = "") -> None:
         """Count so many calls that were turned away, and write one line for all of them."""
         name = self._names.get(method) or self._name(method)
-        self._counts.add("", "", name, code.name, calls)
+        self._counts.add(model, version, name, code.name, calls)
         skipped = self._usual.admit()
         if skipped is not None:
-            log.event("requests_shed", method=method, code=code.name, reason=reason, calls=calls, skipped=skipped)
+            about: dict[str, object] = {"model": model, "version": version} if model else {}
+            about |= {"method": method, "code": code.name, "reason": reason, "calls": calls, "skipped": skipped}
+            log.event("requests_shed", logging.INFO, cause=None, **about)
 
     def _name(self, path: str) -> str:
         name = self._names[path] = path.rpartition("/")[2]  # the paths are the methods we serve
@@ -96,9 +98,9 @@ class Traced:
         self._inner.finished(outcome)
         self._tracing.rpc(outcome)
 
-    def shed(self, method: str, code: StatusCode, reason: str, calls: int) -> None:
+    def shed(self, method: str, code: StatusCode, reason: str, calls: int, model: str = "", version: str = "") -> None:
         """Count them; nobody's trace has anything of them."""
-        self._inner.shed(method, code, reason, calls)
+        self._inner.shed(method, code, reason, calls, model, version)
 
 
 class WorkLog:

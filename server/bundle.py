@@ -17,6 +17,7 @@ class Bundle:
     def __init__(self) -> None:
         self._thread = 0
         self._starts: dict[Start, None] = {}
+        self._pause = 0.0
 
     def begin(self) -> None:
         """Say that the calling thread will flush after what it submits."""
@@ -28,6 +29,16 @@ class Bundle:
             return False
         self._starts[start] = None
         return True
+
+    def crowd(self, seconds: float) -> None:
+        """Hear that what was just submitted waits longer than that, whatever comes; from the thread that flushes."""
+        if threading.get_ident() == self._thread:
+            self._pause = max(self._pause, seconds)
+
+    def pause(self) -> float:
+        """Return the most that was said so since last asked."""
+        pause, self._pause = self._pause, 0.0
+        return pause
 
     def waiting(self) -> int:
         """Return how much is to be started."""

@@ -35,7 +35,7 @@ class Scheduling(Protocol):
     @property
     def max_batch_rows(self) -> int: ...  # noqa: D102 - see Scheduler
     def submit(self, request: InferRequest, reply: Reply) -> Ticket: ...  # noqa: D102 - see Scheduler
-    def reject(self, reason: str) -> None: ...  # noqa: D102 - see Scheduler
+    def reject(self, reason: str, requests: int) -> None: ...  # noqa: D102 - see Scheduler
     def statistics(self) -> ModelStatistics: ...  # noqa: D102 - see Scheduler
     def queue_statistics(self) -> QueueStatistics: ...  # noqa: D102 - see Scheduler
     def cost_points(self) -> tuple[tuple[int, float], ...]: ...  # noqa: D102 - see Scheduler
@@ -107,9 +107,9 @@ class CachedScheduler:
         """See `Scheduler`."""
         return self._scheduler.max_batch_rows
 
-    def reject(self, reason: str) -> None:
+    def reject(self, reason: str, requests: int) -> None:
         """See `Scheduler.reject`."""
-        self._scheduler.reject(reason)
+        self._scheduler.reject(reason, requests)
 
     def submit(self, request: InferRequest, reply: Reply) -> Ticket:
         """See `Scheduler.submit`; an answer known already is given before this returns."""

@@ -30,6 +30,8 @@ from server.statistics import ModelStatistics, QueueStatistics
 
 EXPIRED_IN_QUEUE = "the deadline passed while the request was queued"
 DOOMED = "the deadline could no longer be met"
+PAUSE = 0.25
+"""Of a full batch's time, the part for which it is worth to let newcomers gather: one at least runs before them."""
 SHORT_RUN = 0.25
 """Seconds. Stopping a run can cost its session child, and starting another takes about as long as this: under overload
 whole batches miss their deadlines, and must not cost the model its sessions on top of it."""
@@ -74,6 +76,12 @@ class Dispatcher:
     def any_free(self) -> bool:
         """Whether a slot could take a batch."""
         return bool(self._free)
+
+    @property
+    def crowd(self) -> float:
+        """Seconds that a newcomer waits at least, where more than a batch waits already; 0 where it may be sooner."""
+        batcher = self._batcher
+        return PAUSE * self._costs.seconds_at_most(batcher.limit) if batcher.rows > batcher.limit else 0.0
 
     @property
     def idle(self) -> bool:

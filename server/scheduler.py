@@ -101,7 +101,12 @@ class Scheduler:
                 self._ordered.accept(pending)
             if pending.deadline < self._armed:
                 self._arm(pending.deadline)
-            if not self._dispatcher.any_free or self._bundle.leave(self._start_waiting):
+            if not self._dispatcher.any_free:
+                crowd = self._dispatcher.crowd
+                if crowd:
+                    self._bundle.crowd(crowd)
+                return pending
+            if self._bundle.leave(self._start_waiting):
                 return pending
             effects = Effects()
             self._claim(now, effects)
@@ -124,10 +129,10 @@ class Scheduler:
                 self._dispatcher.stop_abandoned(self._clock(), effects)
         self._carry_out(effects)
 
-    def reject(self, reason: str) -> None:
-        """Count a request that was refused without asking, because the one before it was."""
+    def reject(self, reason: str, requests: int) -> None:
+        """Count requests that were refused without asking, because the one before them was."""
         with self._lock:
-            self._dispatcher.statistics.reject(reason)
+            self._dispatcher.statistics.reject(reason, requests)
 
     def statistics(self) -> ModelStatistics:
         """Return a snapshot of the counters."""

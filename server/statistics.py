@@ -147,9 +147,9 @@ class ModelStatistics:
         """Return a copy that no longer changes."""
         return ModelStatistics(**{field.name: _copy(getattr(self, field.name)) for field in fields(self)})
 
-    def reject(self, reason: str) -> None:
-        """Count a request refused at the entrance."""
-        self.rejected[reason] = self.rejected.get(reason, 0) + 1
+    def reject(self, reason: str, requests: int = 1) -> None:
+        """Count requests refused at the entrance."""
+        self.rejected[reason] = self.rejected.get(reason, 0) + requests
 
     def give_up(self, reason: str, seconds: float) -> None:
         """Count an accepted request that ended badly `seconds` after it was queued."""

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from server.cli.channel import Client, add_flags
-from server.cli.load import LoadClient, Outcome, closed_loop, open_loop, poisson
+from server.cli.channel import CallFailed, Client, add_flags, credentials, tls_context
 from server.cli.main import CommandError
 from server.codec import encode_bytes
+from server.load.generator import Generator
+from server.load.outcome import Outcome, poisson
 from server.messages import NUMPY_NAMES, element_count
 from server.pb import open_inference_pb2 as oip
 
@@ -36,6 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--warm-up", type=float, default=1.0, metavar="SECONDS", help="closed loop before it (default: 1)"
     )
     parser.add_argument("--deadline", type=float, default=10.0, metavar="SECONDS", help="of each call (default: 10)")
+    parser.add_argument("--connections", type=int, default=4, help="to spread the calls over (default: 4)")
     parser.add_argument("--rows", type=int, default=1, help="rows a call (default: 1)")
     parser.add_argument("--text", default="a wonderful film", help="element of BYTES inputs (default: %(default)r)")
     parser.add_argument("--body", type=Path, metavar="FILE", help="a serialised ModelInferRequest to send as it is")
@@ -45,21 +47,32 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the load and print what came of it. Returns 1 when no call succeeded. Raises CommandError."""
     message = _message(arguments)
-    client = LoadClient(arguments.server)
     try:
-        closed_loop(client, INFER, message, 4, arguments.warm_up, timeout=arguments.deadline)
-        if arguments.rate:
-            instants = poisson(arguments.rate, arguments.seconds, arguments.seed)
-            outcome = open_loop(client, INFER, message, instants, arguments.deadline)
-        else:
-            outcome = closed_loop(
-                client, INFER, message, arguments.in_flight, arguments.seconds, timeout=arguments.deadline
-            )
-    finally:
-        client.close()
+        outcome = _load(arguments, message)
+    except OSError as error:
+        raise CallFailed(f"{arguments.server}: {error.strerror or error}") from error
     report = summary(outcome, arguments.rows)
     print(json.dumps(report) if arguments.json else "\n".join(lines(report)))
     return 0 if outcome.latencies else 1
+
+
+def _load(arguments: argparse.Namespace, message: bytes) -> Outcome:
+    generator = Generator(
+        arguments.server,
+        INFER,
+        message,
+        deadline=arguments.deadline,
+        connections=arguments.connections,
+        metadata=credentials(arguments),
+        tls=tls_context(arguments),
+    )
+    try:
+        generator.closed_loop(4, arguments.warm_up)
+        if arguments.rate:
+            return generator.open_loop(poisson(arguments.rate, arguments.seconds, arguments.seed))
+        return generator.closed_loop(arguments.in_flight, arguments.seconds)
+    finally:
+        generator.close()
 
 
 def summary(outcome: Outcome, rows: int) -> dict[str, object]:

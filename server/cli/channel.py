@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
@@ -47,8 +48,7 @@ class Client:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._server: str = arguments.server
         self._timeout: float = arguments.timeout
-        key = _read(arguments.api_key_file)
-        self._metadata = (("authorization", f"Bearer {key.decode().strip()}"),) if key else ()
+        self._metadata = credentials(arguments)
         self._channel = _open(arguments)
 
     def __enter__(self) -> Self:
@@ -95,6 +95,26 @@ class Client:
         if code is grpc.StatusCode.UNAVAILABLE and "failed to connect" in (details or ""):
             return f"no server answers at {self._server}; start one with `sluice serve`"
         return f"{code.name}: {details}"
+
+
+def credentials(arguments: argparse.Namespace) -> tuple[tuple[str, str], ...]:
+    """Return what goes with every call: the API key, if there is one. Raises CommandError."""
+    key = _read(arguments.api_key_file)
+    return (("authorization", f"Bearer {key.decode().strip()}"),) if key else ()
+
+
+def tls_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
+    """Return how connections are secured, None for not at all. Raises CommandError."""
+    if arguments.tls_ca is None:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=arguments.tls_ca)
+        if arguments.tls_cert is not None:
+            context.load_cert_chain(arguments.tls_cert, arguments.tls_key)
+    except OSError as error:
+        raise CommandError(f"cannot use the TLS files: {error.strerror or error}") from error
+    context.set_alpn_protocols(["h2"])
+    return context
 
 
 def _open(arguments: argparse.Namespace) -> grpc.Channel:

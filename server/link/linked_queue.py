@@ -65,7 +65,7 @@ class LinkedQueue:
             if threading.get_ident() != self._gathering:
                 self._end.flush()
 
-    def reject(self, model: str, version: str, reason: str) -> None:
+    def reject(self, model: str, version: str, reason: str, requests: int = 1) -> None:
         """See `Queue.reject`; never called, because refusals come as the reply here."""
 
     def statistics(self) -> dict[tuple[str, str], QueueStatistics]:
@@ -89,6 +89,10 @@ class LinkedQueue:
     def flush(self) -> None:
         """Send it."""
         self._end.flush()
+
+    def pause(self) -> float:
+        """Nothing is known here of what could begin."""
+        return 0.0
 
     def fail_all(self) -> None:
         """Answer everything open: the link is gone."""

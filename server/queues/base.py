@@ -33,7 +33,7 @@ class Queue(Protocol):
             QueueUnavailable: the broker cannot be reached.
         """
 
-    def reject(self, model: str, version: str, reason: str) -> None:
+    def reject(self, model: str, version: str, reason: str, requests: int = 1) -> None:
         """Count a refusal that was decided by an earlier one, without asking."""
 
     def statistics(self) -> dict[tuple[str, str], QueueStatistics]:

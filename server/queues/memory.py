@@ -20,8 +20,8 @@ class Target(Protocol):
     def submit(self, request: InferRequest, reply: Reply) -> Ticket:
         """See `Queue.submit`."""
 
-    def reject(self, reason: str) -> None:
-        """Count a refusal that was decided elsewhere."""
+    def reject(self, reason: str, requests: int) -> None:
+        """Count refusals that were decided elsewhere."""
 
     def queue_statistics(self) -> QueueStatistics:
         """Return what waits and runs at this moment."""
@@ -51,11 +51,11 @@ class MemoryQueue:
                 raise _left(request) from None
             raise
 
-    def reject(self, model: str, version: str, reason: str) -> None:
+    def reject(self, model: str, version: str, reason: str, requests: int = 1) -> None:
         """See `Queue.reject`."""
         target = self._resolve(model, version)
         if target is not None:
-            target.reject(reason)
+            target.reject(reason, requests)
 
     def statistics(self) -> dict[tuple[str, str], QueueStatistics]:
         """See `Queue.statistics`."""

@@ -193,7 +193,7 @@ class RedisQueue:
         """Let `statistics` tell what is true now. Raises QueueUnavailable."""
         await self._look.refresh()
 
-    def reject(self, model: str, version: str, reason: str) -> None:
+    def reject(self, model: str, version: str, reason: str, requests: int = 1) -> None:
         """See `Queue.reject`; never called, because refusals come as the reply here."""
 
     def statistics(self) -> dict[tuple[str, str], QueueStatistics]:

@@ -17,6 +17,7 @@ from server.transports.aio_options import channel_arguments, server_credentials
 from server.transports.base import (
     Fast,
     Methods,
+    Shed,
     StatusCode,
     StatusError,
     Streaming,
@@ -128,7 +129,8 @@ async def _invoke(method: Fast | Unary, call: AioCall, message: bytes | None) ->
         return
     try:
         if isinstance(method, Fast):
-            method.handler(call, message)
+            if not _shed(method.shed, call, message):
+                method.handler(call, message)
         else:
             call.reply(await method.handler(call, message))
     except (Exception, asyncio.CancelledError) as error:
@@ -136,6 +138,18 @@ async def _invoke(method: Fast | Unary, call: AioCall, message: bytes | None) ->
             raise
         status = to_status(error, call.method)
         call.fail(status.code, status.details, status.trailers)
+
+
+def _shed(shed: Shed | None, call: AioCall, message: bytes) -> bool:
+    """End a call that would only be refused; False for one that may go on."""
+    left = call.time_remaining()
+    refusal = None if shed is None or left is None else shed.refuse(message, left, call.metadata)
+    if shed is None or refusal is None:
+        return False
+    call.fail(refusal.status.code, refusal.status.details, refusal.status.trailers)
+    refusal.count(1)
+    shed.count(0)
+    return True
 
 
 def _streaming(path: str, method: Streaming, running: _Running) -> Callable[[object, Context], Awaitable[None]]:

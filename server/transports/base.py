@@ -109,15 +109,33 @@ class Stream(Protocol):
 FastHandler = Callable[[Call, bytes], None]
 
 
-class Shed(Protocol):
-    """What becomes of calls that nobody will look at. They are many, so all of them end alike."""
+class Refusal(Protocol):
+    """How calls end whose handler has just refused one like them."""
 
     @property
     def status(self) -> "StatusError":
-        """How they end."""
+        """What they hear."""
+
+    @property
+    def alike(self) -> int:
+        """Bytes of a message by which their like are known, if everything else about two calls is the same."""
 
     def count(self, calls: int) -> None:
-        """Hear, now and then, how many more there were; on the transport's thread."""
+        """Hear of more that ended so; somebody will ask."""
+
+
+class Shed(Protocol):
+    """What becomes of calls that nobody will handle, because there are too many. The transport's thread asks."""
+
+    @property
+    def status(self) -> "StatusError":
+        """How those end that would wait for the thread longer than their deadlines allow."""
+
+    def refuse(self, message: bytes, seconds: float, metadata: Metadata) -> Refusal | None:
+        """Return how a call ends that its handler would only refuse, with so many seconds left by then; or None."""
+
+    def count(self, calls: int) -> None:
+        """Hear, now and then, how many more there were of the first kind, and that some of either were counted."""
 
 
 UnaryHandler = Callable[[Call, bytes], Awaitable[bytes]]
@@ -197,6 +215,9 @@ class Gather(Protocol):
 
     def flush(self) -> None:
         """Do it; returns at once."""
+
+    def pause(self) -> float:
+        """Return for how many seconds nothing that comes could begin, so that it may as well be read together."""
 
 
 class Transport(Protocol):

@@ -29,14 +29,13 @@ class InferHandler:
         self._gate = gate
         self._reader = reader
         self._queue = queue
-        self._refusals = Refusals(gate.observer, queue.reject)
+        self.refusals = Refusals(gate.observer, queue.reject)
 
     def __call__(self, call: Call, message: bytes) -> None:
         """Answer one call, sooner or later, through `call`."""
         with Exchange(self._gate, call, len(message)) as exchange:
             self._gate.authenticator.check(call.metadata, Scope.INFER)
-            if not self._refusals.repeat(call, message):
-                self._start(exchange, call, message)
+            self._start(exchange, call, message)
 
     def trusted(self, call: Call, message: bytes) -> None:
         """Do the same for a caller who was authenticated when the stream that carries the message began."""
@@ -58,7 +57,7 @@ class InferHandler:
                 if not left:
                     raise
             except DeadlineUnreachable as refusal:
-                self._refusals.remember(call, message, request, refusal)
+                self.refusals.remember(call, message, request, refusal)
                 raise
             else:
                 call.on_cancel(ticket.cancel)

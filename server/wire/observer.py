@@ -49,5 +49,5 @@ class Observer(Protocol):
     def finished(self, outcome: Outcome) -> None:
         """Count it, write it down."""
 
-    def shed(self, method: str, code: StatusCode, reason: str, calls: int) -> None:
-        """Hear of so many calls that ended alike, before anybody had looked at them."""
+    def shed(self, method: str, code: StatusCode, reason: str, calls: int, model: str = "", version: str = "") -> None:
+        """Hear of so many calls that ended alike before anybody handled them; `model` where that was known."""

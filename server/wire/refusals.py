@@ -13,37 +13,59 @@ from dataclasses import dataclass
 from server.errors import DeadlineUnreachable
 from server.messages import InferRequest
 from server.transports.base import Call, StatusError
-from server.wire.observer import Observer, Outcome
+from server.wire.observer import Observer
 from server.wire.reader import head_of
 from server.wire.status import status_error
 
-KEPT = 0.002
-"""Seconds; a queue that refuses is many times as long."""
+KEPT = 0.1
+"""For how long, as a part of the time that the refused request had left: a queue that refuses is many times as long."""
+DRAIN = 1.4
+"""Seconds by which the time that a request needs shrinks in a second: those before it are worked off, and admission
+leaves three tenths of every budget."""
 ALIKE = 0.95
 """A request with less time left than this part of what was refused may go before those that wait."""
 
-Reject = Callable[[str, str, str], None]
-"""Takes the model, version and reason of a refusal that its queue did not see."""
+Reject = Callable[[str, str, str, int], None]
+"""Takes the model, version, reason and number of refusals that its queue did not see."""
+_REASON = DeadlineUnreachable.reason
 
 
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    until: float
-    least: float
-    most: float
+@dataclass(slots=True)
+class Refusal:
+    """What is known of the next requests for a model."""
+
+    at: float
+    """When it was refused."""
+    left: float
+    """Seconds that it had; those that had about as many, or more, are like it."""
+    needed: float
+    """Seconds that it would have needed; later ones need less."""
     status: StatusError
+    alike: int
+    """Bytes by which messages for the model are known: its name and version, and what comes next is not one of them."""
     model: str
     version: str
+    untold: "list[Refusal]"
+    """Those with calls of whom nobody was told."""
+    calls: int = 0
+
+    def count(self, calls: int) -> None:
+        """Remember that so many calls were refused by it."""
+        if not self.calls:
+            self.untold.append(self)
+        self.calls += calls
 
 
 class Refusals:
-    """The latest of each model; belongs to the threads that hand over calls, any of which may forget them."""
+    """The latest of each model; belongs to the thread that hands over calls, but any may remember one."""
 
     def __init__(self, observer: Observer, reject: Reject, clock: Callable[[], float] = time.monotonic) -> None:
+        self.recent: dict[tuple[bytes, bytes], Refusal] = {}
+        """By model and version as callers write them; nearly always empty."""
         self._observer = observer
         self._reject = reject
         self._clock = clock
-        self._recent: dict[tuple[bytes, bytes], _Refusal] = {}
+        self._untold: list[Refusal] = []
 
     def remember(self, call: Call, message: bytes, request: InferRequest, refusal: DeadlineUnreachable) -> None:
         """Remember a refusal, where others are sure to be like it: of a single row, all of one priority, no cache."""
@@ -53,27 +75,28 @@ class Refusals:
         if spec.config.batching.priority_levels or spec.config.response_cache:
             return
         words = DeadlineUnreachable(str(refusal).partition(",")[0], retry_after=refusal.retry_after)
-        self._recent[head[:2]] = _Refusal(
-            self._clock() + KEPT, ALIKE * left, left, status_error(words, ""), spec.name, spec.version
+        needed = left + (refusal.retry_after or 0.0)
+        alike = 3 + len(head[0]) + (2 + len(head[1]) if head[1] else 0)
+        self.recent[head[:2]] = Refusal(
+            self._clock(), left, needed, status_error(words, ""), alike, spec.name, spec.version, self._untold
         )
 
-    def repeat(self, call: Call, message: bytes) -> bool:
-        """End a call that would only be refused again; False for one that may go on."""
-        if not self._recent:  # nearly always
-            return False
-        head, left = head_of(message), call.time_remaining()
-        known = self._recent.get(head[:2]) if head is not None else None
-        if known is None or left is None or not known.least <= left <= known.most:
-            return False
-        if self._clock() >= known.until:
-            self._recent.clear()  # those of other models will be back with their next refusal
-            return False
-        status, reason = known.status, DeadlineUnreachable.reason
-        call.fail(status.code, status.details, status.trailers)
-        self._reject(known.model, known.version, reason)
-        self._observer.finished(
-            Outcome(
-                call.method, status.code, 0.0, call.peer, known.model, known.version, reason, metadata=call.metadata
-            )
-        )
-        return True
+    def find(self, message: bytes, left: float) -> Refusal | None:
+        """Return the refusal that a message with so many seconds left would only repeat."""
+        head = head_of(message)
+        known = self.recent.get(head[:2]) if head is not None else None
+        if known is None:
+            return None
+        age = self._clock() - known.at
+        if age >= KEPT * known.left:
+            self.recent.clear()  # those of other models will be back with their next refusal
+            return None
+        return known if ALIKE * known.left <= left < known.needed - DRAIN * age else None
+
+    def tell(self, method: str) -> None:
+        """Have them counted, as calls of a method."""
+        while self._untold:
+            known = self._untold.pop()
+            calls, known.calls = known.calls, 0
+            self._reject(known.model, known.version, _REASON, calls)
+            self._observer.shed(method, known.status.code, _REASON, calls, known.model, known.version)

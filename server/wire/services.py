@@ -87,7 +87,7 @@ def _inference(wire: Wire, infer: InferHandler) -> Iterator[tuple[str, Fast | Un
     gate = wire.gate
     rpcs = OpenInference(wire.catalog, wire.lifecycle, _identification(wire), wire.log)
     path = paths(INFERENCE)
-    yield path["ModelInfer"], Fast(infer, Shedding(gate, path["ModelInfer"]))
+    yield path["ModelInfer"], Fast(infer, Shedding(gate, path["ModelInfer"], infer.refusals))
     yield path["ModelStreamInfer"], streaming(gate, Scope.INFER, StreamHandler(infer, gate.limits))
     yield path["ServerLive"], unary(gate, Scope.READ, oip.ServerLiveRequest, rpcs.server_live)
     yield path["ServerReady"], unary(gate, Scope.READ, oip.ServerReadyRequest, rpcs.server_ready)

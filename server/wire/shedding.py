@@ -1,10 +1,13 @@
-"""What a call hears that came when too many others waited to be looked at: nobody reads its message.
+"""What a call hears that came when too many others waited to be looked at, or whose like has just been refused.
 
-Cheap is the point: under overload this happens to every second call. The words are made once.
+Cheap is the point: under overload this happens to every second call, before there is a call. The words are made once.
 """
 
-from server.errors import DeadlineUnreachable
+from server.errors import DeadlineUnreachable, ServingError
+from server.transports.base import Metadata
+from server.wire.auth import Scope
 from server.wire.gate import Gate
+from server.wire.refusals import Refusal, Refusals
 from server.wire.status import status_error
 
 _RETRY_AFTER = 0.1
@@ -18,17 +21,37 @@ _REFUSAL = DeadlineUnreachable(
 class Shedding:
     """`transports.base.Shed` of the inference methods."""
 
-    def __init__(self, gate: Gate, method: str) -> None:
+    def __init__(self, gate: Gate, method: str, refusals: Refusals | None = None) -> None:
         """Begin.
 
         Args:
-            gate: its observer hears of the calls.
+            gate: its observer hears of the calls, its authenticator says who may hear of a refusal.
             method: the path of the method that they are calls of.
+            refusals: what was refused a moment ago, where messages of the method can be told apart by it.
         """
         self.status = status_error(_REFUSAL, "")
-        self._observer = gate.observer
+        self._gate = gate
         self._method = method
+        self._refusals = refusals
+
+    def refuse(self, message: bytes, seconds: float, metadata: Metadata) -> Refusal | None:
+        """See `transports.base.Shed.refuse`."""
+        if self._refusals is None or not self._refusals.recent:
+            return None
+        known = self._refusals.find(message, seconds)
+        return known if known is not None and self._welcome(metadata) else None
 
     def count(self, calls: int) -> None:
-        """Tell the observer of so many calls."""
-        self._observer.shed(self._method, self.status.code, _REFUSAL.reason, calls)
+        """Tell the observer of all that were turned away since it was last told."""
+        if calls:
+            self._gate.observer.shed(self._method, self.status.code, _REFUSAL.reason, calls)
+        if self._refusals is not None:
+            self._refusals.tell(self._method)
+
+    def _welcome(self, metadata: Metadata) -> bool:
+        """Whether a caller may know; one who may not is told so by the handler."""
+        try:
+            self._gate.authenticator.check(metadata, Scope.INFER)
+        except ServingError:
+            return False
+        return True

@@ -10,9 +10,9 @@ import time
 import pytest
 
 from bench.bodies import MODELS, body
-from bench.generator import Generator
 from bench.targets import ECHO, INFER, ROOT, echo, started
-from server.cli.load import poisson
+from server.load.generator import Generator
+from server.load.outcome import poisson
 
 needs_h2load = pytest.mark.skipif(shutil.which("h2load") is None, reason="h2load is not installed (nghttp2-client)")
 
@@ -79,7 +79,7 @@ def test_a_message_of_many_frames_and_windows_arrives_whole(echo_target):
 
 def test_a_refused_call_is_told_from_an_answered_one(echo_target):
     generator = Generator(echo_target.address, INFER, b"", connections=1)
-    outcome = generator.open_loop(iter([0.0, 0.01, 0.02]))
+    outcome = generator.open_loop([0.0, 0.01, 0.02])
     generator.close()
 
     assert outcome.codes == {12: 3}
@@ -106,7 +106,7 @@ def test_a_call_without_an_answer_ends_at_its_deadline(echo_target):
     generator = Generator(echo_target.address, ECHO, b"", deadline=0.1)
     echo_target.process.suspend()
     try:
-        outcome = generator.open_loop(iter([0.0, 0.01]))
+        outcome = generator.open_loop([0.0, 0.01])
     finally:
         echo_target.process.resume()
         generator.close()

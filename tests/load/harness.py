@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.generator import Check, Generator
-from server.cli.load import Outcome, poisson
+from server.load.generator import Check, Generator
+from server.load.outcome import Outcome, poisson
 from tests import models, oip
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from server.cli.load import Outcome
+from server.load.outcome import Outcome
 from tests.load import harness
 from tests.server_process import serve
 

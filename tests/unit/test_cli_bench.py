@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from server.cli.bench import lines, made_up, summary
-from server.cli.load import Outcome, poisson
+from server.load.outcome import Outcome, poisson
 from server.messages import ITEM_BYTES
 from server.pb import open_inference_pb2 as oip
 

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 
 from server.transports.http2.frames import ConnectionFault, ErrorCode
@@ -13,9 +15,12 @@ CALL = [
 ]
 
 
+PATIENT, SHEDDABLE = SimpleNamespace(shedder=None), SimpleNamespace(shedder="a shedder")
+
+
 @pytest.fixture
 def heads():
-    return Heads(lambda path: f"route of {path}" if path == "/t.S/M" else None, limit=8192)
+    return Heads({"/t.S/M": PATIENT, "/t.S/Shed": SHEDDABLE}.get, limit=8192)
 
 
 def known(heads):
@@ -44,8 +49,17 @@ def test_calls_that_differ_in_their_deadline_only_share_the_rest(heads):
     )
 
     assert (one.timeout, other.timeout, none.timeout) == (1.0, 0.02, None)
-    assert one.route == other.route == none.route == "route of /t.S/M"
+    assert one.route is other.route is none.route is PATIENT
     assert len(heads._alike) == 1
+
+
+def test_only_calls_with_a_deadline_and_of_a_method_that_says_how_are_shed(heads):
+    def hurry(path, *more):
+        return heads.read(encode_plain([*CALL[:2], (b":path", path), *CALL[3:], *more])).hurry
+
+    assert hurry(b"/t.S/Shed", (b"grpc-timeout", b"20m")) == 0.02
+    assert hurry(b"/t.S/Shed") is None
+    assert hurry(b"/t.S/M", (b"grpc-timeout", b"20m")) is None
 
 
 def test_a_deadline_before_http2s_own_fields_is_as_malformed_as_any_other_field_there(heads):

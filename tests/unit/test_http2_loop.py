@@ -76,9 +76,19 @@ async def test_under_more_calls_than_it_can_look_at_the_late_ones_are_shed_and_t
             go.wait(WAIT)
         call.reply(message)
 
+    class Refusal:
+        status = StatusError(StatusCode.RESOURCE_EXHAUSTED, "no room for it")
+        alike = 0
+
+        def count(self, calls):
+            assert calls == 1
+
     class Shed:
         status = StatusError(StatusCode.RESOURCE_EXHAUSTED, "too many", (("grpc-retry-pushback-ms", "1"),))
         calls = 0
+
+        def refuse(self, message, seconds, metadata):
+            return Refusal() if message == b"like another" else None
 
         def count(self, calls):
             self.calls += calls
@@ -92,14 +102,16 @@ async def test_under_more_calls_than_it_can_look_at_the_late_ones_are_shed_and_t
             backlog._cost = 1.0
             late = [raw.call("/t.S/Slow", frame(b"x"), [("grpc-timeout", "30S")]) for _ in range(2 * CALM)]
             patient = raw.call("/t.S/Slow", frame(b"patient"))
+            alike = raw.call("/t.S/Slow", frame(b"like another"), [("grpc-timeout", "1000S")])
             go.set()
-            return [raw.trailers(stream) for stream in late], raw.trailers(patient)
+            return [raw.trailers(stream) for stream in late], raw.trailers(patient), raw.trailers(alike)
 
     async with serving(HTTP2, {"/t.S/Slow": Fast(slow, shed)}) as server:
-        ends, patient = await asyncio.to_thread(ask, server.port, server.transport._loop._backlog)
+        ends, patient, alike = await asyncio.to_thread(ask, server.port, server.transport._loop._backlog)
 
     assert [end["grpc-status"] for end in ends[:CALM]] == ["0"] * CALM
     assert patient["grpc-status"] == "0"
+    assert (alike["grpc-status"], alike["grpc-message"]) == ("8", "no room for it")
     assert shed.calls == sum(end["grpc-status"] != "0" for end in ends)
     assert ends[-1]["grpc-status"] == str(int(StatusCode.RESOURCE_EXHAUSTED))
     assert (ends[-1]["grpc-message"], ends[-1]["grpc-retry-pushback-ms"]) == ("too many", "1")

@@ -6,10 +6,10 @@ import pytest
 
 from server.errors import DeadlineUnreachable, QueueFull, Unauthenticated
 from server.transports.base import StatusCode
-from server.wire.refusals import ALIKE, KEPT
+from server.wire.refusals import ALIKE, DRAIN, KEPT
 from tests.wire import CHURN, INFER, MNIST, Bench, message
 
-BUDGET = 0.1
+BUDGET, NEEDED = 0.1, 0.15
 REFUSAL = "expected a deadline at least 150.0 ms away, got 100.0 ms"
 
 
@@ -29,51 +29,71 @@ def clock():
 def refused(clock, *specs, refusal=None, rows=1):
     """Return a wire whose queue has just refused a request, and will refuse none that it is asked for again."""
     bench = Bench(*specs)
-    bench.methods[INFER].handler._refusals._clock = clock
+    bench.methods[INFER].handler.refusals._clock = clock
     bench.queue.refusals.append(refusal or DeadlineUnreachable(REFUSAL, retry_after=0.05))
     first = bench.start(message(specs[0] if specs else CHURN, rows), remaining=BUDGET)
     assert first.code is StatusCode.RESOURCE_EXHAUSTED
     return bench
 
 
-def ask(bench, promised=CHURN, remaining=BUDGET, **more):
-    return bench.start(message(promised, **more), remaining=remaining).code
+def judged(bench, promised=CHURN, remaining=BUDGET, rows=1):
+    """Return what a transport is told of a message, before there is a call."""
+    return bench.methods[INFER].shed.refuse(message(promised, rows).SerializeToString(), remaining, ())
 
 
 def test_what_is_like_a_refused_request_is_refused_without_asking(clock):
     bench = refused(clock)
-    call = bench.start(message(CHURN), remaining=BUDGET)
+    refusal = judged(bench)
 
-    assert (call.code, call.details) == (StatusCode.RESOURCE_EXHAUSTED, "expected a deadline at least 150.0 ms away")
-    assert dict(call.trailers) == {"grpc-retry-pushback-ms": "50"}
-    assert bench.queue.submitted == []
-    assert bench.queue.rejected == [("churn", "1", "predicted_miss")]
-    assert [(one.model, one.code, one.reason) for one in bench.recorder.outcomes] == [
-        ("churn", StatusCode.RESOURCE_EXHAUSTED, "predicted_miss")
-    ] * 2
-    assert bench.admission.inflight == 0
+    assert refusal.status.code is StatusCode.RESOURCE_EXHAUSTED
+    assert refusal.status.details == "expected a deadline at least 150.0 ms away"
+    assert dict(refusal.status.trailers) == {"grpc-retry-pushback-ms": "50"}
+    assert message(CHURN).SerializeToString()[: refusal.alike - 1] == b"\x0a\x05churn"
+
+
+def test_all_that_were_refused_so_are_counted_at_once(clock):
+    bench = refused(clock)
+    shed = bench.methods[INFER].shed
+    for calls in (1, 20):
+        judged(bench).count(calls)
+    clock.now += KEPT * BUDGET
+    assert judged(bench) is None
+    shed.count(0)
+    shed.count(0)
+
+    assert bench.queue.rejected == [("churn", "1", "predicted_miss", 21)]
+    assert bench.recorder.turned_away == [(INFER, StatusCode.RESOURCE_EXHAUSTED, "predicted_miss", 21, "churn", "1")]
 
 
 def test_after_a_moment_the_queue_is_asked_again(clock):
+    bench = refused(clock, refusal=DeadlineUnreachable(REFUSAL, retry_after=1.0))
+    clock.now += KEPT * BUDGET * 0.99
+    assert judged(bench) is not None
+    clock.now += KEPT * BUDGET * 0.02
+
+    assert judged(bench) is None
+
+
+def test_what_a_request_needs_becomes_less_with_time(clock):
     bench = refused(clock)
-    clock.now += KEPT
+    clock.now += 0.005
 
-    assert ask(bench) is StatusCode.OK
-    assert len(bench.queue.submitted) == 1
+    assert judged(bench, remaining=NEEDED - DRAIN * 0.006) is not None
+    assert judged(bench, remaining=NEEDED - DRAIN * 0.004) is None
 
 
-@pytest.mark.parametrize("remaining", [None, BUDGET * 1.01, BUDGET * ALIKE * 0.99])
+@pytest.mark.parametrize("remaining", [NEEDED * 1.01, BUDGET * ALIKE * 0.99])
 def test_who_has_more_time_or_goes_before_the_others_is_asked_for(clock, remaining):
-    assert ask(refused(clock), remaining=remaining) is StatusCode.OK
+    assert judged(refused(clock), remaining=remaining) is None
 
 
 def test_another_model_and_another_version_are_asked_for(clock):
-    assert ask(refused(clock), MNIST) is StatusCode.OK
     bench = refused(clock)
     named = message(CHURN)
     named.model_version = "1"
 
-    assert bench.start(named, remaining=BUDGET).code is StatusCode.OK
+    assert judged(bench, MNIST) is None
+    assert bench.methods[INFER].shed.refuse(named.SerializeToString(), BUDGET, ()) is None
 
 
 def prioritised(spec):
@@ -88,22 +108,22 @@ def cached(spec):
 def test_a_model_whose_requests_may_fare_differently_is_asked_for_each(clock, changed):
     spec = changed(CHURN)
 
-    assert ask(refused(clock, spec), spec) is StatusCode.OK
+    assert judged(refused(clock, spec), spec) is None
 
 
 def test_a_refused_request_of_several_rows_says_nothing_of_smaller_ones(clock):
-    assert ask(refused(clock, rows=2)) is StatusCode.OK
+    assert judged(refused(clock, rows=2)) is None
 
 
 def test_a_full_queue_is_asked_each_time(clock):
-    assert ask(refused(clock, refusal=QueueFull("full", retry_after=0.05))) is StatusCode.OK
+    assert judged(refused(clock, refusal=QueueFull("full", retry_after=0.05))) is None
 
 
 def test_who_may_not_call_is_not_told_of_the_load(clock):
     bench = refused(clock)
     bench.methods[INFER].handler._gate.authenticator.check = _refuse
 
-    assert bench.start(message(CHURN), remaining=BUDGET).code is StatusCode.UNAUTHENTICATED
+    assert judged(bench) is None
 
 
 def _refuse(*_):

@@ -121,6 +121,11 @@ class UnaryCall(Once):
                     self._cut_off(self._assembler)
         return len(piece)
 
+    def shed(self, answer: bytes) -> None:
+        """End the call with a frame that was made for stream 0; its handler has not heard of it."""
+        if self.take():
+            self._connection.shed(self._number, answer)
+
     def expire(self) -> None:
         """The deadline has passed."""
         self.end(_LATE)

@@ -17,6 +17,8 @@ HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX
 )
 
 HEAD_SIZE = 9
+PREFIX_SIZE = 5
+"""Bytes that gRPC puts before each message."""
 FRAME_LIMIT = 16384
 """Bytes of a frame's payload that every peer must take, and the most that we do: larger ones would only have to be kept
 until they are complete."""

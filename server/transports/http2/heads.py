@@ -48,11 +48,13 @@ class Head:
     encoding: str
     refusal: bytes | None = None
     """The header block that ends such a call at once."""
+    hurry: float | None = None
+    """The timeout of calls that may be shed."""
     malformed: bool = False
     """Whether this is no request by HTTP/2's own rules."""
 
 
-_MALFORMED = Head(None, "", (), None, "identity", None, malformed=True)
+_MALFORMED = Head(None, "", (), None, "identity", malformed=True)
 _MOST_KNOWN = 256
 _LARGEST_KNOWN = 1024
 """Blocks that are remembered, and their bytes: so that a connection cannot make us keep more than some hundred kB."""
@@ -84,6 +86,10 @@ class Heads:
         """
         head = self._known.get(block)
         return self._read(block) if head is None else head
+
+    def knows(self, block: bytes) -> bool:
+        """Whether a block may be passed over, because it has been read and changes no table."""
+        return block in self._known
 
     def read_trailers(self, block: bytes) -> bool:
         """Decode the block that ends a request, which means nothing in gRPC; False when it is malformed.
@@ -184,7 +190,8 @@ def with_timeout(head: Head, value: bytes) -> Head:
         words = f"expected grpc-timeout to be up to 8 digits and one of HMSmun, it is {value.decode('latin-1')!r:.64}"
         return Head(None, head.method, (), None, head.encoding, ending(StatusError(StatusCode.INTERNAL, words)))
     seconds = int(match[1]) * _UNITS[match[2]]
-    return Head(head.route, head.method, head.metadata, seconds, head.encoding)
+    hurry = seconds if head.route.shedder is not None else None
+    return Head(head.route, head.method, head.metadata, seconds, head.encoding, hurry=hurry)
 
 
 def _check(fields: Headers, encoding: str, limit: int) -> None:

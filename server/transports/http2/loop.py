@@ -4,6 +4,7 @@ import contextlib
 import errno
 import logging
 import os
+import select
 import selectors
 import socket
 import ssl
@@ -24,6 +25,8 @@ _TICK, _QUIET_TICK = 0.02, 0.25
 """Seconds between two looks at what is due, while there are calls and while there are none."""
 _SHARE = 20
 """A look may take one part in so many of the time."""
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.002
+"""Seconds from which it is worth it to let calls gather, and for which at most."""
 _AT_ONCE = 64
 """Connections accepted before the others are looked at again."""
 _HELD = 512 << 20
@@ -60,6 +63,8 @@ class Loop:
         self._draining = False
         self._stopped: Callable[[], None] | None = None
         self._next_tick = 0.0
+        self._pause = 0.0
+        """Seconds for which nothing that callers send could begin."""
 
     def start(self, listener: socket.socket) -> None:
         """Serve who connects."""
@@ -103,6 +108,8 @@ class Loop:
             self._stopped()
 
     def _turn(self) -> None:
+        if self._pause > _SHORTEST_PAUSE:
+            self._gather_more()
         for key, events in self._selector.select(self._patience()):
             key.data(events)
         posted = self._posted
@@ -110,17 +117,29 @@ class Loop:
             act, arguments = posted.popleft()
             act(*arguments)
         self._backlog.serve()
-        if self._gather is not None and self._gather.waiting():
-            self._gather.flush()
-        if self._speaking:
-            speaking, self._speaking = self._speaking, []
-            for caller in speaking:
-                caller.flush()
+        if self._gather is not None:
+            self._flush(self._gather)
+        speaking, self._speaking = self._speaking, []
+        for caller in speaking:
+            caller.flush()
         now = time.monotonic()
         if now >= self._next_tick:
             self._tick(now)
         elif self._next_tick - now > _TICK:
             self._next_tick = now + _TICK  # something has happened, so there may be calls
+
+    def _flush(self, gather: Gather) -> None:
+        if gather.waiting():
+            gather.flush()
+        self._pause = gather.pause()
+
+    def _gather_more(self) -> None:
+        """Leave callers alone until another thread has something, for a moment in which nothing of theirs could begin.
+
+        Each time that this thread wakes up costs as much as reading several calls: many are better read at once.
+        """
+        if not (self._posted or self._speaking or self._backlog):
+            select.select((self._here,), (), (), min(self._pause, _LONGEST_PAUSE))
 
     def _patience(self) -> float | None:
         if self._posted or self._speaking or self._backlog:
@@ -212,6 +231,8 @@ class Loop:
         for caller in tuple(self._callers):
             caller.stop()
         self._next_tick = 0.0
+        self._pause = 0.0
+        """Seconds for which nothing that callers send could begin."""
 
     def _close_listener(self) -> None:
         listener, self._listener = self._listener, None

@@ -8,6 +8,7 @@ import struct
 from collections import deque
 from collections.abc import Callable
 
+from server.transports.http2.alike import repeated
 from server.transports.http2.endings import BEGINNING, WELL
 from server.transports.http2.frames import (
     CONTINUATION,
@@ -16,6 +17,7 @@ from server.transports.http2.frames import (
     END_HEADERS,
     END_STREAM,
     FRAME_LIMIT,
+    HEAD_SIZE,
     HEADERS,
     MOST,
     ConnectionFault,
@@ -170,6 +172,15 @@ class Outgoing:
         self._write_block(END_HEADERS | END_STREAM, stream, block)
         self._changed.pop(stream, None)
         self._ended(stream)
+
+    def shed(self, first: int, answer: bytes, calls: int = 1) -> None:
+        """Write the only frame of an answer, which was made for stream 0, on streams that nobody has opened."""
+        if self._announced or len(answer) > self._frame_limit:
+            for stream in range(first, first + 2 * calls, 2):
+                self.refuse(stream, answer[HEAD_SIZE:])
+            return
+        self.spoken = True
+        self.write(repeated(answer, first, calls))
 
     def forget(self, stream: int) -> None:
         """Drop what waits on a stream that is no more."""

@@ -30,7 +30,6 @@ class Router:
     """All methods, by path; every connection's."""
 
     def __init__(self, methods: Methods, lane: SlowLane, backlog: Backlog) -> None:
-        self.backlog = backlog
         self._routes = {path: _route(method, lane, backlog) for path, method in methods.items()}
 
     def find(self, path: str) -> Route | None:
@@ -41,7 +40,7 @@ class Router:
 def _route(method: Fast | Unary | Streaming, lane: SlowLane, backlog: Backlog) -> Route:
     if isinstance(method, Fast):
         shedder = None if method.shed is None else backlog.shedder(method.shed)
-        return Route(UnaryCall, backlog.entry(method.handler), shedder)
+        return Route(UnaryCall, backlog.entry(method.handler, shedder), shedder)
     if isinstance(method, Unary):
         return Route(UnaryCall, _slowly(method.handler, lane))
     return Route(_streaming(method.handler, lane), _nothing)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from server.transports.base import TransportOptions
 from server.transports.http2.call import UnaryCall
-from server.transports.http2.frames import ErrorCode, reset, window_update
+from server.transports.http2.frames import HEAD_SIZE, ErrorCode, reset, window_update
 from server.transports.http2.messages import Held
 from server.transports.http2.outgoing import Done, Outgoing
 from server.transports.http2.stream import StreamCall
@@ -52,6 +52,11 @@ class Streams:
         """End a call that has no answer, if it is still there, with these headers."""
         if number in self.streams:
             self.outgoing.refuse(number, block)
+
+    def shed(self, number: int, answer: bytes) -> None:
+        """End a call that nobody has handled, if it is still there, with a frame that was made for stream 0."""
+        if number in self.streams:
+            self.outgoing.refuse(number, answer[HEAD_SIZE:])
 
     def send(self, number: int, message: bytes, done: Done, *, begun: bool) -> None:
         """Send a stream's message; `done` is told when it left, or cannot."""

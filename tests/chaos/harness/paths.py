@@ -16,7 +16,7 @@ import psutil
 from redis import Redis
 
 from bench.bodies import body
-from bench.generator import OK, Generator
+from server.load.generator import OK, Generator
 from server.queues.envelope import encode_request
 from server.queues.redis_address import parse_address
 from server.queues.redis_bells import RedisBells
