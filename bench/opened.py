@@ -6,13 +6,15 @@ import numpy as np
 
 from bench.targets import Target
 from server.cli.bench import summary
-from server.load.generator import Generator
+from server.load.generator import TICK, Generator
 from server.load.outcome import poisson
 
 CALM_DEADLINE = 1.0
 """Seconds given to calls where latency is the question; one without an answer counts as having taken as long."""
 TIGHT_DEADLINE = 0.1
 """Seconds given to calls where overload is the question."""
+TIGHT_TICK = 0.002
+"""Seconds that the generator sleeps there between two looks: each takes 0.1 ms of CPU from the server."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class Open:
 
 def run(target: Target, message: bytes, rate: float, share: float, seconds: float, seed: int) -> Open:
     """Offer `rate` calls a second for so long; above saturation the deadline is tight."""
-    deadline = CALM_DEADLINE if share < 1 else TIGHT_DEADLINE
-    generator = Generator(target.address, target.path, message, deadline=deadline, connections=4)
+    deadline, tick = (CALM_DEADLINE, TICK) if share < 1 else (TIGHT_DEADLINE, TIGHT_TICK)
+    generator = Generator(target.address, target.path, message, deadline=deadline, connections=4, tick=tick)
     cpu = target.cpu_seconds()
     try:
         outcome = generator.open_loop(poisson(rate, seconds, seed))

@@ -23,6 +23,8 @@ from bench.targets import ECHO, ROOT, Target, baseline, echo, sluice, started
 
 BASELINES = {"naive-aio": "naive_aio", "thread-pool": "thread_pool"}
 SHARES = (0.5, 0.8, 1.2, 2.0)
+OVERLOAD = 2.0
+"""Of the shares, the one that goodput is promised at."""
 ECHOES = ("echo", "core-echo")
 """Our own transport's, and one on gRPC's core, the limit of every server that stands on it."""
 SAME = "same"
@@ -73,9 +75,10 @@ class Suite:
         for model in self._options.models:
             self._closed(model)
             self._open(model, number)
+            self._bare(model)
             if model != "churn":
                 self._wide(model)
-            self._results.loops[model].append(bare_loop(newest_version(self._options.store, model), self._options))
+                self._bare(model)
         for name, target in self._servers.items():
             if target.process:
                 self._results.memory[name].append(asdict(target.memory()))
@@ -98,6 +101,10 @@ class Suite:
                 run = self._load(name, model).run(in_flight, self._options.seconds)
                 self._results.add_closed(model, name, in_flight, asdict(run))
 
+    def _bare(self, model: str) -> None:
+        folder = newest_version(self._options.store, model)
+        self._results.loops[model].append(bare_loop(folder, self._options))
+
     def _wide(self, model: str) -> None:
         key = "sluice", f"{model} wide"
         if key not in self._loads:
@@ -108,11 +115,22 @@ class Suite:
     def _open(self, model: str, number: int) -> None:
         for share in self._options.shares:
             for name in self._compared():
-                if name not in ECHOES:
+                if name not in ECHOES and share == OVERLOAD:
+                    self._overload(model, name, number)
+                elif name not in ECHOES:
                     self._offer(model, name, str(share), share, self._saturation(model, name), number)
             if share == SHARES[0]:
                 for name in BASELINES:
                     self._offer(model, name, SAME, share, self._saturation(model, "sluice"), number)
+
+    def _overload(self, model: str, name: str, number: int) -> None:
+        """Offer twice what a server does at most, which is measured before and behind: a minute changes it by half."""
+        for repeat in range(self._options.overloads if name == "sluice" else 1):
+            load, seconds = self._load(name, model), self._options.seconds
+            before = load.run(256, seconds).rate
+            self._offer(model, name, str(OVERLOAD), OVERLOAD, before, number + repeat)
+            run = self._results.open[model][name][str(OVERLOAD)][-1]
+            run["saturation"] = (before + load.run(256, seconds).rate) / 2
 
     def _offer(self, model: str, name: str, label: str, share: float, saturation: float, seed: int) -> None:
         seconds = self._options.seconds
@@ -151,6 +169,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--turns", type=int, default=7, help="of the comparison with metrics and isolation off")
+    parser.add_argument("--overloads", type=int, default=3, help="of Sluice in each round, at twice its saturation")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--models", type=lambda text: text.split(","), default=list(MODELS))
     parser.add_argument("--store", type=Path, default=ROOT / "model_store")
@@ -161,7 +180,8 @@ def _arguments() -> argparse.Namespace:
     options = parser.parse_args()
     options.in_flight, options.shares = (1, 8, 256, 1024), SHARES
     if options.quick:
-        options.rounds, options.turns, options.seconds, options.models = 1, 1, 0.6, ["churn", "mnist"]
+        options.rounds, options.turns, options.overloads = 1, 1, 1
+        options.seconds, options.models = 0.6, ["churn", "mnist"]
         options.in_flight, options.shares = (1, 256), (0.5, 2.0)
     return options
 

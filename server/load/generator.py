@@ -23,7 +23,8 @@ GRACE = 0.5
 SPIN = 0.0002
 """Seconds before a send from which the clock is watched: `select` may wake that late."""
 TICK = 0.001
-"""Seconds slept where the next call is due sooner after the last one; latencies grow by up to twice that."""
+"""Seconds slept, if nothing else is said, where the next call is due sooner after the last one: latencies grow by up to
+twice that."""
 PAUSE = 0.05
 """Seconds between two looks at whether a run is over."""
 
@@ -45,6 +46,7 @@ class Generator:
         *,
         deadline: float = 10.0,
         connections: int = 8,
+        tick: float = TICK,
         metadata: Metadata = (),
         tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -56,6 +58,7 @@ class Generator:
             message: of each call.
             deadline: seconds of each call, from the instant at which it was meant to be sent.
             connections: how many to spread the calls over.
+            tick: seconds slept in an open loop where the next call is due sooner after the last one.
             metadata: of each call.
             tls: how to secure the connections, None for not.
         """
@@ -69,7 +72,7 @@ class Generator:
             (b"content-type", b"application/grpc"),
             *((key.encode(), value if isinstance(value, bytes) else value.encode()) for key, value in metadata),
         ]
-        self._count = connections
+        self._count, self._tick = connections, tick
         self._check: Check | None = None
         self._turn = 0
         self._waiting: deque[float] = deque()
@@ -102,8 +105,8 @@ class Generator:
                 if now > due[-1] + self._deadline + GRACE:
                     break
                 self._hear(PAUSE)
-            elif done and due[done] < due[done - 1] + TICK:
-                time.sleep(TICK)
+            elif done and due[done] < due[done - 1] + self._tick:
+                time.sleep(self._tick)
                 self._hear(0)
             else:
                 self._hear(min(PAUSE, due[done] - now - SPIN))
