@@ -5,10 +5,14 @@ starting to it, once for all that it submits between two flushes. What other thr
 This module must never know a transport or what a scheduler is.
 """
 
+import socket
 import threading
 from collections.abc import Callable
 
 Start = Callable[[], None]
+Hear = Callable[[socket.socket, Callable[[], bool], Callable[[], None]], bool]
+"""Has a function called on one thread whenever a socket can be read, until it returns False; then, or when that thread
+ends, the other one. Returns False itself where nobody is there to do so."""
 
 
 class Bundle:
@@ -18,10 +22,16 @@ class Bundle:
         self._thread = 0
         self._starts: dict[Start, None] = {}
         self._pause = 0.0
+        self._hear: Hear | None = None
 
-    def begin(self) -> None:
-        """Say that the calling thread will flush after what it submits."""
+    def begin(self, hear: Hear) -> None:
+        """Say that the calling thread will flush after what it submits, and that it hears of sockets by `hear`."""
         self._thread = threading.get_ident()
+        self._hear = hear
+
+    def hear(self, source: socket.socket, ready: Callable[[], bool], over: Callable[[], None]) -> bool:
+        """See `Hear`: have what instances answer heard on the thread that has begun."""
+        return self._hear is not None and self._hear(source, ready, over)
 
     def leave(self, start: Start) -> bool:
         """Have `start` called by the next flush; False for a thread that does not flush."""

@@ -1,8 +1,9 @@
 """An instance whose session lives in a child process that may die under a batch without hurting anybody else.
 
 Threads: `run` assembles the batch into shared memory on the caller's thread and wakes the child with one packet. The
-collector, one thread per instance, hears the answer, cuts it into parts and calls `done`; when it hears the end
-of the child instead, it reports the batch lost and brings up the next child. The watchdog stops what takes too long.
+collector, one thread per instance, hears the answer, cuts it into parts and calls `done`, unless the instance is
+`heard_by` another thread. When the end of the child is heard, the collector reports the batch lost and brings up the
+next child. The watchdog stops what takes too long.
 Never knows onnxruntime.
 """
 
@@ -12,7 +13,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from server.bundle import Hear
 from server.errors import ModelLoadFailed
 from server.log import event
 from server.sessions import exchange, frames
@@ -72,6 +75,7 @@ class ProcessInstance:
         self._idle = threading.Event()
         self._idle.set()
         self._callbacks: list[Callable[[], None]] = []
+        self._elsewhere: Hear | None = None
         self._serve(child)
         self._collector = threading.Thread(target=self._collect, args=(child,), name=f"collector {name}", daemon=True)
         self._collector.start()
@@ -91,6 +95,10 @@ class ProcessInstance:
     def on_available(self, callback: Callable[[], None]) -> None:
         """Call `callback` whenever a new child is ready."""
         self._callbacks.append(callback)
+
+    def heard_by(self, hear: Hear) -> None:
+        """See `Instance.heard_by`; from the next answer on."""
+        self._elsewhere = hear
 
     def run(self, parts: Sequence[Part], timeout: float, done: BatchDone) -> None:
         """Assemble the batch, wake the child and return."""
@@ -176,24 +184,33 @@ class ProcessInstance:
             current = self._replace(crashed=crashed)
 
     def _listen(self, child: SessionChild) -> None:
-        """Answer batches until the child's end of file."""
-        receive = child.data.recv
-        while True:
-            try:
-                packet = receive(frames.MAX_PACKET_BYTES)
-            except OSError:
-                return
-            if not packet:
-                return
-            run = self._run
-            try:
-                outcome = self._outcome(child, run, packet)
-            except (ValueError, TypeError, IndexError, struct.error) as error:
-                event("session_process_broke_protocol", logging.ERROR, instance=self.name, why=str(error))
-                child.kill()
-                return
-            if run is not None and self._finish(run):
-                run.done(outcome)
+        """Answer batches until the child's end of file, or leave that to somebody whose thread is awake anyway.
+
+        To hand the interpreter from thread to thread, and often from core to core, costs as much as a small batch.
+        """
+        while self._hear(child):
+            over = threading.Event()
+            if self._elsewhere is not None and self._elsewhere(child.data, partial(self._hear, child), over.set):
+                over.wait()
+
+    def _hear(self, child: SessionChild) -> bool:
+        """Answer the next batch; False at the child's end of file."""
+        try:
+            packet = child.data.recv(frames.MAX_PACKET_BYTES)
+        except OSError:
+            return False
+        if not packet:
+            return False
+        run = self._run
+        try:
+            outcome = self._outcome(child, run, packet)
+        except (ValueError, TypeError, IndexError, struct.error) as error:
+            event("session_process_broke_protocol", logging.ERROR, instance=self.name, why=str(error))
+            child.kill()
+            return False
+        if run is not None and self._finish(run):
+            run.done(outcome)
+        return True
 
     def _outcome(self, child: SessionChild, run: _Run | None, packet: bytes) -> BatchOutputs | BatchError:
         """Return what a packet says. Raises ValueError and the like when the child is not in its right mind."""

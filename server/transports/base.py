@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
+from server.bundle import Hear
+
 
 class StatusCode(IntEnum):
     """gRPC's status codes, so that nothing outside the transports imports grpc."""
@@ -207,8 +209,8 @@ class Gather(Protocol):
     A transport whose thread does many calls one after the other may take it over; the other leaves it alone.
     """
 
-    def begin(self) -> None:
-        """Say that the calling thread will flush what its own calls bring."""
+    def begin(self, hear: Hear) -> None:
+        """Say that the calling thread will flush what its own calls bring, and hears of others' sockets by `hear`."""
 
     def waiting(self) -> int:
         """Return how much there is to be flushed."""

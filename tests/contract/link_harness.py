@@ -42,6 +42,9 @@ class Held:
 
         threading.Thread(target=finish, daemon=True).start()
 
+    def heard_by(self, hear):
+        pass
+
     def on_available(self, callback):
         """Never dies."""
 

@@ -26,26 +26,37 @@ from server.sessions.budget import FIRST_PAUSE
 from server.sessions.dtypes import NUMPY, to_raw
 from server.sessions.process import ProcessInstance
 from tests import models
+from tests.hearing import Ears
 from tests.instances import OPTIONS, Heard, Isolation, answers, eventually, load, part, run, tensor
 
 Make = Callable[..., Instance]
 FOREVER = 1 << 40
 
 
-@pytest.fixture(scope="module", params=["process", "none"])
-def isolation(request: pytest.FixtureRequest) -> Isolation:
+@pytest.fixture(scope="module")
+def ears() -> Iterator[Ears]:
+    with Ears() as ears:
+        yield ears
+
+
+@pytest.fixture(scope="module", params=["process", "heard", "none"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """A process with a collector of its own, one whose answers another thread hears, or a thread."""
     return request.param
 
 
 @pytest.fixture(scope="module")
-def make(isolation: Isolation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
+def make(kind: str, ears: Ears, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
     """Return a function that loads a model into one instance; each model is loaded once per kind."""
     opened: dict[bytes, Instance] = {}
 
     def load_once(data: bytes, *, fresh: bool = False, **changes: object) -> Instance:
         if fresh or data not in opened:
+            isolation: Isolation = "none" if kind == "none" else "process"
             options = replace(OPTIONS, isolation=isolation, **changes)
             (instance,) = load(tmp_path_factory.mktemp("model") / "tiny", data, options).instances
+            if kind == "heard":
+                instance.heard_by(ears.hear)
             opened[data if not fresh else os.urandom(8)] = instance
         return opened[data] if not fresh else instance
 
@@ -54,8 +65,8 @@ def make(isolation: Isolation, tmp_path_factory: pytest.TempPathFactory) -> Iter
         instance.close(0.0)
 
 
-@pytest.fixture
-def process(tmp_path: Path) -> Iterator[Callable[[bytes], ProcessInstance]]:
+@pytest.fixture(params=["collector", "heard"])
+def process(request: pytest.FixtureRequest, ears: Ears, tmp_path: Path) -> Iterator[Callable[[bytes], ProcessInstance]]:
     """Return a function that loads a model into a fresh process, whose death is part of the test."""
     opened: list[ProcessInstance] = []
 
@@ -63,6 +74,8 @@ def process(tmp_path: Path) -> Iterator[Callable[[bytes], ProcessInstance]]:
         (instance,) = load(tmp_path / "tiny", data).instances
         assert isinstance(instance, ProcessInstance)
         opened.append(instance)
+        if request.param == "heard":
+            instance.heard_by(ears.hear)
         return instance
 
     yield load_fresh
@@ -338,6 +351,27 @@ def test_done_is_called_once_from_a_thread_of_the_instance(make: Make) -> None:
     assert threading.current_thread().name not in {name for one in heard for name in one.threads}
 
 
+def test_answers_are_heard_by_another_thread_once_it_offers_to_and_as_before_when_it_has_ended(
+    process: Callable[[bytes], ProcessInstance],
+) -> None:
+    instance = process(models.add())
+
+    def threads(runs: int) -> list[str]:
+        heard = [Heard() for _ in range(runs)]
+        for one in heard:
+            instance.run([row_of_add(1, 2)], 10, one)
+            one.wait()
+            assert [np.float32([3] * 4).tobytes()] == answers(one.outcomes[0])
+        return [name for one in heard for name in one.threads]
+
+    with Ears() as others:
+        instance.heard_by(others.hear)
+        assert eventually(lambda: threads(1) == ["ears"])
+        assert threads(5) == ["ears"] * 5
+
+    assert not {*threads(5)} & {"ears"}
+
+
 def test_available_is_false_while_a_run_is_in_progress(make: Make) -> None:
     instance = make(models.loop())
     heard = Heard()
@@ -424,6 +458,26 @@ def test_a_killed_child_loses_its_batch_and_comes_back(process: Callable[[bytes]
     assert instance.available
     assert [np.int64(2).tobytes()] == answers(run(instance, trips(2)))
     assert len(heard.outcomes) == 1
+
+
+def test_a_child_that_dies_while_it_is_heard_elsewhere_loses_its_batch_and_its_successor_is_heard_there_too(
+    process: Callable[[bytes], ProcessInstance], ears: Ears
+) -> None:
+    instance = process(models.loop())
+    instance.heard_by(ears.hear)
+    for _ in range(2):
+        lost, back, heard = Heard(), threading.Event(), Heard()
+        while "ears" not in heard.threads:
+            heard = Heard()
+            instance.run([trips(1)], 10, heard)
+            heard.wait()
+        instance.on_available(back.set)
+        instance.run([trips(FOREVER)], 1000, lost)
+        os.kill(instance.pid or 0, signal.SIGKILL)
+        lost.wait()
+
+        assert [type(outcome) for outcome in lost.outcomes] == [InstanceDied]
+        assert back.wait(20)
 
 
 def test_an_idle_child_that_is_killed_comes_back(process: Callable[[bytes], ProcessInstance]) -> None:

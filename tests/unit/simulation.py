@@ -95,6 +95,9 @@ class FakeInstance:
         for callback in self._watchers:
             callback()
 
+    def heard_by(self, hear):
+        pass
+
     def on_available(self, callback: Callable[[], None]) -> None:
         self._watchers.append(callback)
 

@@ -43,13 +43,13 @@ def test_the_knee_is_where_more_rows_no_longer_pay():
     assert curve().knee() == 64
 
 
-@pytest.mark.parametrize(("row", "knee"), [(0.1, 1), (0.001, 8), (0.0003, 16), (0.0001, 32)])
+@pytest.mark.parametrize(("row", "knee"), [(0.1, 1), (0.001, 16), (0.0003, 32), (0.0001, 64)])
 def test_the_knee_of_a_model_without_a_fixed_cost_only_shares_what_a_batch_costs_outside(row, knee):
     assert curve(lambda rows: row * rows).knee() == knee
 
 
 def test_a_model_that_saturates_has_its_knee_where_it_does():
-    assert curve(lambda rows: max(0.008, 0.0005 * rows)).knee() == 16
+    assert curve(lambda rows: max(0.08, 0.005 * rows)).knee() == 16
 
 
 def test_one_outlier_moves_the_curve_by_no_more_than_a_tenth():

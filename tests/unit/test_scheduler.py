@@ -19,6 +19,10 @@ from server.sessions.base import BatchOutputs, InstanceDied, OutOfMemory, RunFai
 from tests.unit.simulation import LIMITS, FakeInstance, Simulation, echo, limits, linear, spec
 
 
+def nobody(*_):
+    return False
+
+
 def sizes(simulation, instance=0):
     return [sum(part.rows for part in batch) for batch in simulation.instances[instance].batches]
 
@@ -55,7 +59,7 @@ def test_an_idle_instance_starts_at_once_and_what_comes_meanwhile_is_the_next_ba
 
 def test_what_a_thread_submits_before_it_flushes_starts_together():
     simulation = Simulation()
-    simulation.bundle.begin()
+    simulation.bundle.begin(nobody)
     submit(simulation, 8)
 
     assert sizes(simulation) == []
@@ -68,7 +72,7 @@ def test_what_a_thread_submits_before_it_flushes_starts_together():
 
 def test_what_another_thread_submits_starts_at_once():
     simulation = Simulation()
-    flushing = threading.Thread(target=simulation.bundle.begin)
+    flushing = threading.Thread(target=simulation.bundle.begin, args=(nobody,))
     flushing.start()
     flushing.join()
     submit(simulation, 2)
@@ -78,7 +82,7 @@ def test_what_another_thread_submits_starts_at_once():
 
 def test_what_waits_for_a_flush_still_expires_and_can_be_cancelled():
     simulation = Simulation()
-    simulation.bundle.begin()
+    simulation.bundle.begin(nobody)
     hasty, _ = simulation.submit([1], budget=0.5)
     late, ticket = simulation.submit([2])
     ticket.cancel()

@@ -60,6 +60,9 @@ class ThreadInstance:
     def terminate(self):
         self._stop.set()
 
+    def heard_by(self, hear):
+        pass
+
     def on_available(self, callback):
         self._watchers.append(callback)
 

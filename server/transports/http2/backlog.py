@@ -16,9 +16,12 @@ from server.transports.http2.call import UnaryCall
 from server.transports.http2.endings import ending
 from server.transports.http2.frames import END_HEADERS, END_STREAM, HEADERS, PREFIX_SIZE, frame
 
-SLICE = 32
-"""Calls handled before the sockets are looked at again, and their batch is started."""
-CALM = 2 * SLICE
+SLICE = 64
+"""Calls handled before the sockets are looked at again, and their batch is started: as many as it holds, by default.
+
+Measured with churn, 256 in flight: 42 us of CPU a request with 32, 36 to 37 with 64 and 128; with 128 answers wait too
+long for their turn under overload."""
+CALM = SLICE
 """Calls waiting up to which nobody asks whether they will be in time."""
 SHARE = 0.3
 """Of the time until its deadline, the most a call may wait for the thread; the rest is for its batch."""

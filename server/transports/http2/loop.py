@@ -18,6 +18,7 @@ from server.transports.base import Gather, TransportOptions
 from server.transports.http2.backlog import Backlog
 from server.transports.http2.caller import READ, Caller
 from server.transports.http2.messages import Held
+from server.transports.http2.others import Others
 from server.transports.http2.router import Router
 from server.transports.http2.secure import Secure
 
@@ -56,6 +57,7 @@ class Loop:
             end.setblocking(False)  # noqa: FBT003  the standard library's own
         self._selector.register(self._here, READ, self._wake)
         self._thread = 0
+        self._others = Others(self._selector, self.perform)
         self._listener: socket.socket | None = None
         self._deaf = False
         """Whether nobody is accepted until the next tick."""
@@ -95,27 +97,30 @@ class Loop:
     def _run(self) -> None:
         self._thread = threading.get_ident()
         if self._gather is not None:
-            self._gather.begin()
+            self._gather.begin(self._others.hear)
         while self._running:
             try:
                 self._turn()
             except Exception as error:  # noqa: BLE001  one connection's trouble must not end the thread of all
                 log.event("transport_failed", logging.ERROR, cause=error)
+        self._end()
+        if self._stopped is not None:
+            self._stopped()
+
+    def _end(self) -> None:
+        self._others.refuse()
+        self._perform_posted()
+        self._others.end()
         self._selector.close()
         self._here.close()
         self._there.close()
-        if self._stopped is not None:
-            self._stopped()
 
     def _turn(self) -> None:
         if self._pause > _SHORTEST_PAUSE:
             self._gather_more()
-        for key, events in self._selector.select(self._patience()):
+        for key, events in self._others.before_callers(self._selector.select(self._patience())):
             key.data(events)
-        posted = self._posted
-        while posted:
-            act, arguments = posted.popleft()
-            act(*arguments)
+        self._perform_posted()
         self._backlog.serve()
         if self._gather is not None:
             self._flush(self._gather)
@@ -128,6 +133,12 @@ class Loop:
         elif self._next_tick - now > _TICK:
             self._next_tick = now + _TICK  # something has happened, so there may be calls
 
+    def _perform_posted(self) -> None:
+        posted = self._posted
+        while posted:
+            act, arguments = posted.popleft()
+            act(*arguments)
+
     def _flush(self, gather: Gather) -> None:
         if gather.waiting():
             gather.flush()
@@ -139,7 +150,7 @@ class Loop:
         Each time that this thread wakes up costs as much as reading several calls: many are better read at once.
         """
         if not (self._posted or self._speaking or self._backlog):
-            select.select((self._here,), (), (), min(self._pause, _LONGEST_PAUSE))
+            select.select((self._here, *self._others.sockets), (), (), min(self._pause, _LONGEST_PAUSE))
 
     def _patience(self) -> float | None:
         if self._posted or self._speaking or self._backlog:

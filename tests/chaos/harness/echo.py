@@ -54,6 +54,9 @@ class EchoInstance:
     def terminate(self) -> None:
         """A run ends at once anyway."""
 
+    def heard_by(self, hear):
+        pass
+
     def on_available(self, callback: Callable[[], None]) -> None:
         """It never dies."""
 
