@@ -133,6 +133,7 @@ class Admission:
             raise DeadlineUnreachable(
                 f"expected a deadline at least {1000 * needed:.1f} ms away, got {1000 * budget:.1f} ms",
                 retry_after=max(needed - budget, SHORTEST_RETRY),
+                rate=self._instances * limit / self._costs.seconds(limit),
             )
 
 

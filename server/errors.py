@@ -153,9 +153,16 @@ class QueueFull(Exhausted):
 
 
 class DeadlineUnreachable(Exhausted):
-    """The predicted start of this request already misses its deadline, so it is refused at once."""
+    """The predicted start of this request already misses its deadline, so it is refused at once.
+
+    `rate` is how many rows a second the model works off, 0 where that is not known.
+    """
 
     reason = "predicted_miss"
+
+    def __init__(self, message: str, *, retry_after: float | None = None, rate: float = 0.0) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.rate = rate
 
 
 class TooLarge(Exhausted):

@@ -143,7 +143,7 @@ async def _invoke(method: Fast | Unary, call: AioCall, message: bytes | None) ->
 def _shed(shed: Shed | None, call: AioCall, message: bytes) -> bool:
     """End a call that would only be refused; False for one that may go on."""
     left = call.time_remaining()
-    refusal = None if shed is None or left is None else shed.refuse(message, left, call.metadata)
+    refusal = None if shed is None or left is None else shed.refuse(message, left, call.metadata, 0.0)
     if shed is None or refusal is None:
         return False
     call.fail(refusal.status.code, refusal.status.details, refusal.status.trailers)

@@ -133,8 +133,11 @@ class Shed(Protocol):
     def status(self) -> "StatusError":
         """How those end that would wait for the thread longer than their deadlines allow."""
 
-    def refuse(self, message: bytes, seconds: float, metadata: Metadata) -> Refusal | None:
-        """Return how a call ends that its handler would only refuse, with so many seconds left by then; or None."""
+    def refuse(self, message: bytes, seconds: float, metadata: Metadata, waited: float) -> Refusal | None:
+        """Return how a call ends that its handler would only refuse, with so many seconds left; None if it would not.
+
+        `waited` says how many seconds ago the same was asked of this call, 0 for the first time.
+        """
 
     def count(self, calls: int) -> None:
         """Hear, now and then, how many more there were of the first kind, and that some of either were counted."""

@@ -1,9 +1,9 @@
-"""A negative cache: what a model's queue has just refused is refused for a moment without asking it.
+"""A negative cache: what a model's queue has just refused is refused without asking it, but for what there is room for.
 
 Under overload most requests are refused for the same reason as the one before. Reading such a request, checking and
-predicting it costs as much as preparing one that is served; so for `KEPT` seconds after a refusal, what comes for the
-same model with about the same time left is refused by its first bytes. The next one is asked for again, so nothing is
-refused longer than that after there is room. This module must never know a queue.
+predicting it costs as much as preparing one that is served. So for a while after a refusal, what comes for the same
+model with about the same time left is refused by its first bytes, except for as many as the model has worked off since:
+a token bucket. This module must never know a queue.
 """
 
 import time
@@ -17,13 +17,13 @@ from server.wire.observer import Observer
 from server.wire.reader import head_of
 from server.wire.status import status_error
 
-KEPT = 0.1
-"""For how long, as a part of the time that the refused request had left: a queue that refuses is many times as long."""
-DRAIN = 1.4
-"""Seconds by which the time that a request needs shrinks in a second: those before it are worked off, and admission
-leaves three tenths of every budget."""
-ALIKE = 0.95
-"""A request with less time left than this part of what was refused may go before those that wait."""
+KEPT = 0.3
+"""For how long, as a part of the time that the refused request had left.
+
+A queue that refuses is twice as long, so that none runs empty where the rate was underestimated."""
+SOONER, LATER = 0.95, 1.1
+"""A request is like the refused one, if it has no less time left than this part of that, for it may go before those that
+wait, and less than this part of what would have been needed."""
 
 Reject = Callable[[str, str, str, int], None]
 """Takes the model, version, reason and number of refusals that its queue did not see."""
@@ -39,7 +39,9 @@ class Refusal:
     left: float
     """Seconds that it had; those that had about as many, or more, are like it."""
     needed: float
-    """Seconds that it would have needed; later ones need less."""
+    """Seconds that it would have needed."""
+    rate: float
+    """How many a second are worked off, so that there is room for as many."""
     status: StatusError
     alike: int
     """Bytes by which messages for the model are known: its name and version, and what comes next is not one of them."""
@@ -47,6 +49,8 @@ class Refusal:
     version: str
     untold: "list[Refusal]"
     """Those with calls of whom nobody was told."""
+    passed: int = 0
+    """How many were let pass since, into the room that has become free."""
     calls: int = 0
 
     def count(self, calls: int) -> None:
@@ -78,11 +82,23 @@ class Refusals:
         needed = left + (refusal.retry_after or 0.0)
         alike = 3 + len(head[0]) + (2 + len(head[1]) if head[1] else 0)
         self.recent[head[:2]] = Refusal(
-            self._clock(), left, needed, status_error(words, ""), alike, spec.name, spec.version, self._untold
+            self._clock(),
+            left,
+            needed,
+            refusal.rate,
+            status_error(words, ""),
+            alike,
+            spec.name,
+            spec.version,
+            self._untold,
         )
 
-    def find(self, message: bytes, left: float) -> Refusal | None:
-        """Return the refusal that a message with so many seconds left would only repeat."""
+    def find(self, message: bytes, left: float, waited: float) -> Refusal | None:
+        """Return the refusal that a message with so many seconds left would only repeat.
+
+        One that has just come, which `waited` 0 seconds, may pass where there is room again. One that has waited has
+        been let pass, and is like those that were refused after it came.
+        """
         head = head_of(message)
         known = self.recent.get(head[:2]) if head is not None else None
         if known is None:
@@ -91,7 +107,14 @@ class Refusals:
         if age >= KEPT * known.left:
             self.recent.clear()  # those of other models will be back with their next refusal
             return None
-        return known if ALIKE * known.left <= left < known.needed - DRAIN * age else None
+        if not SOONER * known.left <= left < LATER * known.needed:
+            return None
+        if waited:
+            return known if age < waited else None
+        if known.passed < known.rate * age:
+            known.passed += 1
+            return None
+        return known
 
     def tell(self, method: str) -> None:
         """Have them counted, as calls of a method."""

@@ -34,11 +34,11 @@ class Shedding:
         self._method = method
         self._refusals = refusals
 
-    def refuse(self, message: bytes, seconds: float, metadata: Metadata) -> Refusal | None:
+    def refuse(self, message: bytes, seconds: float, metadata: Metadata, waited: float) -> Refusal | None:
         """See `transports.base.Shed.refuse`."""
         if self._refusals is None or not self._refusals.recent:
             return None
-        known = self._refusals.find(message, seconds)
+        known = self._refusals.find(message, seconds, waited)
         return known if known is not None and self._welcome(metadata) else None
 
     def count(self, calls: int) -> None:

@@ -24,6 +24,7 @@ class Call:
     def __init__(self, deadline=None):
         self.gone = False
         self.deadline = deadline
+        self.timeout = None if deadline is None else deadline - 1000.0
         self.ended = None
 
     def shed(self, answer):
@@ -200,7 +201,7 @@ def test_a_call_whose_like_was_refused_is_shed_by_its_message_and_the_time_left_
     assert shedder.judge(1.0, b"full", ()).alike == PREFIX_SIZE + len(b"full")
     assert shedder.judge(1.0, b"welcome", ()) is None
     assert shedder.judge(1.0, None, ()) is None
-    assert shed.asked[0] == (b"full", 0.75, (("key", "value"),))
+    assert shed.asked[0] == (b"full", 0.75, (("key", "value"),), 0.0)
     assert len(shed.asked) == 5
 
 
@@ -217,7 +218,7 @@ def test_a_call_whose_like_was_refused_while_it_waited_is_shed_when_it_is_its_tu
 
     assert [early.ended, late.ended, patient.ended] == ["no room", "no room", None]
     assert handled == [b"full"]
-    assert [seconds for _, seconds, _ in shed.asked] == [0.5, 1.5]
+    assert [(seconds, waited) for _, seconds, _, waited in shed.asked] == [(0.5, 0.5), (1.5, 0.5)]
     assert (shed.refused[b"full"].calls, shed.told) == (2, [0])
 
 

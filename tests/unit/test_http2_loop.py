@@ -87,7 +87,7 @@ async def test_under_more_calls_than_it_can_look_at_the_late_ones_are_shed_and_t
         status = StatusError(StatusCode.RESOURCE_EXHAUSTED, "too many", (("grpc-retry-pushback-ms", "1"),))
         calls = 0
 
-        def refuse(self, message, seconds, metadata):
+        def refuse(self, message, seconds, metadata, waited):
             return Refusal() if message == b"like another" else None
 
         def count(self, calls):

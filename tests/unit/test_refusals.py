@@ -6,7 +6,7 @@ import pytest
 
 from server.errors import DeadlineUnreachable, QueueFull, Unauthenticated
 from server.transports.base import StatusCode
-from server.wire.refusals import ALIKE, DRAIN, KEPT
+from server.wire.refusals import KEPT, LATER, SOONER
 from tests.wire import CHURN, INFER, MNIST, Bench, message
 
 BUDGET, NEEDED = 0.1, 0.15
@@ -36,9 +36,9 @@ def refused(clock, *specs, refusal=None, rows=1):
     return bench
 
 
-def judged(bench, promised=CHURN, remaining=BUDGET, rows=1):
+def judged(bench, promised=CHURN, remaining=BUDGET, rows=1, waited=0.0):
     """Return what a transport is told of a message, before there is a call."""
-    return bench.methods[INFER].shed.refuse(message(promised, rows).SerializeToString(), remaining, ())
+    return bench.methods[INFER].shed.refuse(message(promised, rows).SerializeToString(), remaining, (), waited)
 
 
 def test_what_is_like_a_refused_request_is_refused_without_asking(clock):
@@ -74,15 +74,26 @@ def test_after_a_moment_the_queue_is_asked_again(clock):
     assert judged(bench) is None
 
 
-def test_what_a_request_needs_becomes_less_with_time(clock):
-    bench = refused(clock)
-    clock.now += 0.005
+def test_as_many_pass_as_were_worked_off_since(clock):
+    bench = refused(clock, refusal=DeadlineUnreachable(REFUSAL, retry_after=0.05, rate=1000.0))
+    assert judged(bench) is not None
+    clock.now += 0.0035
+    passed = [judged(bench) is None for _ in range(6)]
+    clock.now += 0.002
+    passed += [judged(bench) is None for _ in range(3)]
 
-    assert judged(bench, remaining=NEEDED - DRAIN * 0.006) is not None
-    assert judged(bench, remaining=NEEDED - DRAIN * 0.004) is None
+    assert passed == [True] * 4 + [False] * 2 + [True] * 2 + [False]
 
 
-@pytest.mark.parametrize("remaining", [NEEDED * 1.01, BUDGET * ALIKE * 0.99])
+def test_who_was_let_pass_is_refused_by_what_was_refused_since_it_came(clock):
+    bench = refused(clock, refusal=DeadlineUnreachable(REFUSAL, retry_after=0.05, rate=1000.0))
+    clock.now += 0.004
+
+    assert judged(bench, waited=0.005) is not None
+    assert judged(bench, waited=0.003) is None
+
+
+@pytest.mark.parametrize("remaining", [NEEDED * LATER * 1.01, BUDGET * SOONER * 0.99])
 def test_who_has_more_time_or_goes_before_the_others_is_asked_for(clock, remaining):
     assert judged(refused(clock), remaining=remaining) is None
 
@@ -93,7 +104,7 @@ def test_another_model_and_another_version_are_asked_for(clock):
     named.model_version = "1"
 
     assert judged(bench, MNIST) is None
-    assert bench.methods[INFER].shed.refuse(named.SerializeToString(), BUDGET, ()) is None
+    assert bench.methods[INFER].shed.refuse(named.SerializeToString(), BUDGET, (), 0.0) is None
 
 
 def prioritised(spec):

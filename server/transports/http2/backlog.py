@@ -69,11 +69,11 @@ class Shedder:
         if wait > SHARE * seconds:
             self._untold.add(self)
             return self._by_headers
-        return None if message is None else self._find(message, seconds - wait, metadata)
+        return None if message is None else self._find(message, seconds - wait, metadata, 0.0)
 
     def refuses(self, call: UnaryCall, message: bytes, seconds: float) -> bool:
         """End a call whose turn it is, if its handler would only refuse it now, with so many seconds left."""
-        doom = self._find(message, seconds, call.metadata)
+        doom = self._find(message, seconds, call.metadata, (call.timeout or 0.0) - seconds)
         if doom is None:
             return False
         doom.count(1)
@@ -85,8 +85,8 @@ class Shedder:
         calls, self._calls = self._calls, 0
         self._shed.count(calls)
 
-    def _find(self, message: bytes, seconds: float, metadata: Metadata) -> Doom | None:
-        refusal = self._shed.refuse(message, seconds, metadata)
+    def _find(self, message: bytes, seconds: float, metadata: Metadata, waited: float) -> Doom | None:
+        refusal = self._shed.refuse(message, seconds, metadata, waited)
         if refusal is None:
             return None
         self._untold.add(self)

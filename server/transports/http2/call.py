@@ -69,6 +69,11 @@ class UnaryCall(Once):
         """Address of the caller."""
         return self._connection.peer
 
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that the caller gave it; None for none."""
+        return self._head.timeout
+
     def time_remaining(self) -> float | None:
         """Seconds until the caller's deadline, None when it set none."""
         return None if self.deadline is None else max(self.deadline - time.monotonic(), 0.0)
