@@ -22,8 +22,8 @@ KEPT = 0.3
 
 A queue that refuses is twice as long, so that none runs empty where the rate was underestimated."""
 SOONER, LATER = 0.95, 1.1
-"""A request is like the refused one, if it has no less time left than this part of that, for it may go before those that
-wait, and less than this part of what would have been needed."""
+"""A request is like the refused one if it has at least this part of its time left, for with less it may go before those
+that wait, and less than this part of what would have been needed."""
 
 Reject = Callable[[str, str, str, int], None]
 """Takes the model, version, reason and number of refusals that its queue did not see."""
