@@ -12,7 +12,7 @@ Three kinds of method:
                ModelStreamInfer, Jobs.Wait, reflection.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
@@ -132,6 +132,10 @@ class Shed(Protocol):
     @property
     def status(self) -> "StatusError":
         """How those end that would wait for the thread longer than their deadlines allow."""
+
+    @property
+    def recent(self) -> Sized:
+        """Empty while nothing was refused lately, always the same object: then nobody needs to ask."""
 
     def refuse(self, message: bytes, seconds: float, metadata: Metadata, waited: float) -> Refusal | None:
         """Return how a call ends that its handler would only refuse, with so many seconds left; None if it would not.

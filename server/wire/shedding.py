@@ -3,6 +3,8 @@
 Cheap is the point: under overload this happens to every second call, before there is a call. The words are made once.
 """
 
+from collections.abc import Sized
+
 from server.errors import DeadlineUnreachable, ServingError
 from server.transports.base import Metadata
 from server.wire.auth import Scope
@@ -33,10 +35,11 @@ class Shedding:
         self._gate = gate
         self._method = method
         self._refusals = refusals
+        self.recent: Sized = refusals.recent if refusals is not None else ()
 
     def refuse(self, message: bytes, seconds: float, metadata: Metadata, waited: float) -> Refusal | None:
         """See `transports.base.Shed.refuse`."""
-        if self._refusals is None or not self._refusals.recent:
+        if self._refusals is None:
             return None
         known = self._refusals.find(message, seconds, waited)
         return known if known is not None and self._welcome(metadata) else None

@@ -53,7 +53,7 @@ class Shed:
 
     def __init__(self, refused=()):
         self.told, self.asked = [], []
-        self.refused = {message: Refused(message, words) for message, words in dict(refused).items()}
+        self.recent = self.refused = {message: Refused(message, words) for message, words in dict(refused).items()}
 
     def refuse(self, *asked):
         self.asked.append(asked)

@@ -85,7 +85,7 @@ async def test_under_more_calls_than_it_can_look_at_the_late_ones_are_shed_and_t
 
     class Shed:
         status = StatusError(StatusCode.RESOURCE_EXHAUSTED, "too many", (("grpc-retry-pushback-ms", "1"),))
-        calls = 0
+        calls, recent = 0, "something"
 
         def refuse(self, message, seconds, metadata, waited):
             return Refusal() if message == b"like another" else None

@@ -52,6 +52,8 @@ class Shedder:
         self._backlog = backlog
         self._untold = untold
         self._calls = 0
+        self.recent = shed.recent
+        """Empty while no message would be refused."""
         self._by_headers = Doom(_frame(shed.status), 0, self._count)
         self._refusal: Refusal | None = None
         self._by_message = self._by_headers
@@ -69,11 +71,16 @@ class Shedder:
         if wait > SHARE * seconds:
             self._untold.add(self)
             return self._by_headers
-        return None if message is None else self._find(message, seconds - wait, metadata, 0.0)
+        if message is None or not self.recent:
+            return None
+        return self._find(message, seconds - wait, metadata, 0.0)
 
-    def refuses(self, call: UnaryCall, message: bytes, seconds: float) -> bool:
-        """End a call whose turn it is, if its handler would only refuse it now, with so many seconds left."""
-        doom = self._find(message, seconds, call.metadata, (call.timeout or 0.0) - seconds)
+    def refuses(self, call: UnaryCall, message: bytes, now: float) -> bool:
+        """End a call whose turn it is, if its handler would only refuse it now."""
+        if not self.recent or call.deadline is None or call.timeout is None:
+            return False
+        left = call.deadline - now
+        doom = self._find(message, left, call.metadata, call.timeout - left)
         if doom is None:
             return False
         doom.count(1)
@@ -151,11 +158,7 @@ class Backlog:
             call, handler, message, shedder = waiting.popleft()
             if call.gone:  # who resets calls as fast as they come must not make others wait for them
                 continue
-            if (
-                shedder is not None
-                and call.deadline is not None
-                and shedder.refuses(call, message, call.deadline - now)
-            ):
+            if shedder is not None and shedder.refuses(call, message, now):
                 continue
             handled += 1
             call.handle(handler, message)
