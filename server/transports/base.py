@@ -140,7 +140,7 @@ class Shed(Protocol):
     def refuse(self, message: bytes, seconds: float, metadata: Metadata, waited: float) -> Refusal | None:
         """Return how a call ends that its handler would only refuse, with so many seconds left; None if it would not.
 
-        `waited` says how many seconds ago the same was asked of this call, 0 for the first time.
+        `waited` says how many seconds ago the call came, 0 for now; the same was asked then, if its message was there.
         """
 
     def count(self, calls: int) -> None:
@@ -157,8 +157,8 @@ class Fast:
 
     handler: FastHandler
     shed: Shed | None = None
-    """How calls end whose deadline is too near for all that the transport's thread has to look at before them; without
-    one they are handled like all others. A transport that knows no backlog of its own never asks."""
+    """What becomes of calls that have a deadline and are too many; without one they are handled like all others. A
+    transport that knows no backlog of its own only asks for refusals."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,8 @@ class InferHandler:
                 if not left:
                     raise
             except DeadlineUnreachable as refusal:
-                self.refusals.remember(call, message, request, refusal)
+                if self._reader.first_named(message) is request.spec:
+                    self.refusals.remember(call, message, request, refusal)
                 raise
             else:
                 call.on_cancel(ticket.cancel)

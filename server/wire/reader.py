@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from google.protobuf.message import DecodeError
 
 from server.catalog import Catalog, ServedModel
-from server.errors import InvalidRequest, ModelNotFound
+from server.errors import InvalidRequest, ModelNotFound, ServingError
 from server.messages import InferRequest
 from server.pb.open_inference_pb2 import ModelInferRequest
 from server.spec import ModelSpec
@@ -75,6 +75,16 @@ class Reader:
             ModelNotFound, ModelNotReady: as the catalog says.
         """
         return self._recognise(data, deadline) or self._parse(data, deadline, found)
+
+    def first_named(self, data: bytes) -> ModelSpec | None:
+        """Return the model that a message's first bytes name; as protobuf has it, a later name may be what counts."""
+        header = head_of(data)
+        if header is None:
+            return None
+        try:
+            return find_model(self._catalog, header[0].decode(), header[1].decode()).spec
+        except (ServingError, UnicodeDecodeError):
+            return None
 
     def _recognise(self, data: bytes, deadline: float) -> tuple[InferRequest, Layout] | None:
         header = head_of(data)

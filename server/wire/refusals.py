@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from server.errors import DeadlineUnreachable
 from server.messages import InferRequest
+from server.spec import ModelSpec
 from server.transports.base import Call, StatusError
 from server.wire.observer import Observer
 from server.wire.reader import head_of
@@ -70,19 +71,27 @@ class Refusals:
         self._reject = reject
         self._clock = clock
         self._untold: list[Refusal] = []
+        self._until = 0.0
+        """When none of them counts any more."""
 
     def remember(self, call: Call, message: bytes, request: InferRequest, refusal: DeadlineUnreachable) -> None:
-        """Remember a refusal, where others are sure to be like it: of a single row, all of one priority, no cache."""
+        """Remember a refusal, where others are sure to be like it: of a single row, all of one priority, no cache.
+
+        The message's first bytes name the model that it was for.
+        """
         spec, head, left = request.spec, head_of(message), call.time_remaining()
         if spec is None or head is None or left is None or request.rows > 1:
             return
-        if spec.config.batching.priority_levels or spec.config.response_cache:
+        if spec.config.batching.priority_levels or spec.config.response_cache or _has_less(spec, request):
             return
+        now = self._clock()
+        left = min(left, request.deadline - now)
         words = DeadlineUnreachable(str(refusal).partition(",")[0], retry_after=refusal.retry_after)
         needed = left + (refusal.retry_after or 0.0)
         alike = 3 + len(head[0]) + (2 + len(head[1]) if head[1] else 0)
+        self._until = max(self._until, now + KEPT * left)
         self.recent[head[:2]] = Refusal(
-            self._clock(),
+            now,
             left,
             needed,
             refusal.rate,
@@ -93,28 +102,31 @@ class Refusals:
             self._untold,
         )
 
-    def find(self, message: bytes, left: float, waited: float) -> Refusal | None:
-        """Return the refusal that a message with so many seconds left would only repeat.
-
-        One that has just come, which `waited` 0 seconds, may pass where there is room again. One that has waited has
-        been let pass, and is like those that were refused after it came.
-        """
+    def find(self, message: bytes, left: float) -> Refusal | None:
+        """Return the refusal of one like a message with so many seconds left."""
+        now = self._clock()
+        if now >= self._until:
+            self.recent.clear()  # whatever the message is for: until then all are asked about
+            return None
         head = head_of(message)
         known = self.recent.get(head[:2]) if head is not None else None
-        if known is None:
+        if known is None or now - known.at >= KEPT * known.left:
             return None
+        return known if SOONER * known.left <= left < LATER * known.needed else None
+
+    def passes(self, known: Refusal, waited: float) -> bool:
+        """Whether a call whose like was refused may go on all the same.
+
+        One that has just come, which `waited` 0 seconds, may where there is room again. One that has waited has been
+        let pass, and is like those that were refused after it came.
+        """
         age = self._clock() - known.at
-        if age >= KEPT * known.left:
-            self.recent.clear()  # those of other models will be back with their next refusal
-            return None
-        if not SOONER * known.left <= left < LATER * known.needed:
-            return None
         if waited:
-            return known if age < waited else None
+            return age >= waited
         if known.passed < known.rate * age:
             known.passed += 1
-            return None
-        return known
+            return True
+        return False
 
     def tell(self, method: str) -> None:
         """Have them counted, as calls of a method."""
@@ -123,3 +135,9 @@ class Refusals:
             calls, known.calls = known.calls, 0
             self._reject(known.model, known.version, _REASON, calls)
             self._observer.shed(method, known.status.code, _REASON, calls, known.model, known.version)
+
+
+def _has_less(spec: ModelSpec, request: InferRequest) -> bool:
+    """Whether the queue gives a request less time than its caller does: others with as much would not be like it."""
+    policy = spec.config.batching.default_queue_policy
+    return bool(policy.default_timeout or (policy.allow_timeout_override and request.timeout))

@@ -41,8 +41,10 @@ class Shedding:
         """See `transports.base.Shed.refuse`."""
         if self._refusals is None:
             return None
-        known = self._refusals.find(message, seconds, waited)
-        return known if known is not None and self._welcome(metadata) else None
+        known = self._refusals.find(message, seconds)
+        if known is None or not self._welcome(metadata) or self._refusals.passes(known, waited):
+            return None
+        return known
 
     def count(self, calls: int) -> None:
         """Tell the observer of all that were turned away since it was last told."""
@@ -52,7 +54,7 @@ class Shedding:
             self._refusals.tell(self._method)
 
     def _welcome(self, metadata: Metadata) -> bool:
-        """Whether a caller may know; one who may not is told so by the handler."""
+        """Whether a caller may know; one who may not is told so by the handler, and takes nobody's place."""
         try:
             self._gate.authenticator.check(metadata, Scope.INFER)
         except ServingError:

@@ -214,7 +214,6 @@ def test_a_call_whose_like_was_refused_while_it_waited_is_shed_when_it_is_its_tu
     shed.refused[b"full"] = Refused(b"full", "no room")
     clock.now += 0.5
     backlog.serve()
-    backlog.serve()
 
     assert [early.ended, late.ended, patient.ended] == ["no room", "no room", None]
     assert handled == [b"full"]
@@ -230,6 +229,7 @@ def test_calls_that_were_shed_are_told_of_once_a_turn(backlog):
     for _ in range(3):
         shedder.judge(1.0, b"", ()).count(2)
     backlog.waiting.clear()
+    assert shed.told == []
     backlog.serve()
     backlog.serve()
     shedder.judge(1.0, b"full", ()).count(1)

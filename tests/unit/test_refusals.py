@@ -1,13 +1,16 @@
 """What a refusal saves: requests like the one before it are refused unread, and only for a moment."""
 
+import time
 from dataclasses import replace
 
 import pytest
 
 from server.errors import DeadlineUnreachable, QueueFull, Unauthenticated
+from server.pb import open_inference_pb2 as pb
+from server.spec import QueuePolicy
 from server.transports.base import StatusCode
 from server.wire.refusals import KEPT, LATER, SOONER
-from tests.wire import CHURN, INFER, MNIST, Bench, message
+from tests.wire import CHURN, INFER, LIMITS, MNIST, SENTIMENT, Bench, message
 
 BUDGET, NEEDED = 0.1, 0.15
 REFUSAL = "expected a deadline at least 150.0 ms away, got 100.0 ms"
@@ -26,12 +29,12 @@ def clock():
     return Clock()
 
 
-def refused(clock, *specs, refusal=None, rows=1):
+def refused(clock, *specs, refusal=None, rows=1, first=None, remaining=BUDGET):
     """Return a wire whose queue has just refused a request, and will refuse none that it is asked for again."""
     bench = Bench(*specs)
     bench.methods[INFER].handler.refusals._clock = clock
     bench.queue.refusals.append(refusal or DeadlineUnreachable(REFUSAL, retry_after=0.05))
-    first = bench.start(message(specs[0] if specs else CHURN, rows), remaining=BUDGET)
+    first = bench.start(first or message(specs[0] if specs else CHURN, rows), remaining=remaining)
     assert first.code is StatusCode.RESOURCE_EXHAUSTED
     return bench
 
@@ -72,6 +75,22 @@ def test_after_a_moment_the_queue_is_asked_again(clock):
     clock.now += KEPT * BUDGET * 0.02
 
     assert judged(bench) is None
+
+
+def test_after_a_moment_nobody_is_asked_about_whatever_model_comes(clock):
+    bench = refused(clock)
+    clock.now += KEPT * BUDGET * 0.9
+    bench.queue.refusals.append(DeadlineUnreachable(REFUSAL, retry_after=0.05))
+    bench.start(message(MNIST), remaining=BUDGET)
+    recent = bench.methods[INFER].shed.recent
+    clock.now += KEPT * BUDGET * 0.2
+    assert judged(bench) is None
+    assert judged(bench, MNIST) is not None
+    clock.now += KEPT * BUDGET
+
+    assert recent
+    assert judged(bench, SENTIMENT) is None
+    assert not recent
 
 
 def test_as_many_pass_as_were_worked_off_since(clock):
@@ -115,7 +134,16 @@ def cached(spec):
     return replace(spec, config=replace(spec.config, response_cache=True))
 
 
-@pytest.mark.parametrize("changed", [prioritised, cached])
+def with_less_time(spec):
+    return queueing(spec, default_timeout=0.01)
+
+
+def queueing(spec, **policy):
+    batching = replace(spec.config.batching, default_queue_policy=QueuePolicy(**policy))
+    return replace(spec, config=replace(spec.config, batching=batching))
+
+
+@pytest.mark.parametrize("changed", [prioritised, cached, with_less_time])
 def test_a_model_whose_requests_may_fare_differently_is_asked_for_each(clock, changed):
     spec = changed(CHURN)
 
@@ -126,15 +154,54 @@ def test_a_refused_request_of_several_rows_says_nothing_of_smaller_ones(clock):
     assert judged(refused(clock, rows=2)) is None
 
 
+@pytest.mark.parametrize(("allowed", "known"), [(True, False), (False, True)])
+def test_who_gives_itself_less_time_than_it_has_says_nothing_of_others(clock, allowed, known):
+    spec = queueing(CHURN, allow_timeout_override=allowed)
+    hasty = message(spec)
+    hasty.parameters["timeout"].int64_param = 1000
+
+    assert (judged(refused(clock, spec, first=hasty), spec) is not None) is known
+
+
+def test_time_that_no_request_is_given_does_not_count(clock):
+    clock.now = time.monotonic()
+    bench = refused(clock, remaining=100 * LIMITS.max_deadline)
+    (known,) = bench.methods[INFER].handler.refusals.recent.values()
+
+    assert LIMITS.max_deadline <= known.left < LIMITS.max_deadline + 10
+
+
+@pytest.mark.parametrize("other", [MNIST, replace(CHURN, version="2")], ids=["model", "version"])
+def test_a_message_that_names_a_model_and_then_another_says_nothing_of_the_first(clock, other):
+    named = pb.ModelInferRequest(model_name=CHURN.name, model_version="1").SerializeToString()
+    later = message(other)
+    later.model_version = other.version
+    bench = refused(clock, CHURN, other, first=named + later.SerializeToString())
+
+    assert bench.methods[INFER].handler.refusals.recent == {}
+
+
+def test_long_names_that_differ_at_their_end_are_told_apart(clock):
+    one, other = (replace(CHURN, name="x" * 199 + end) for end in "ab")
+
+    assert judged(refused(clock, one, other), other) is None
+
+
 def test_a_full_queue_is_asked_each_time(clock):
     assert judged(refused(clock, refusal=QueueFull("full", retry_after=0.05))) is None
 
 
-def test_who_may_not_call_is_not_told_of_the_load(clock):
-    bench = refused(clock)
-    bench.methods[INFER].handler._gate.authenticator.check = _refuse
-
+def test_who_may_not_call_is_not_told_of_the_load_and_takes_nobodys_place(clock):
+    bench = refused(clock, refusal=DeadlineUnreachable(REFUSAL, retry_after=0.05, rate=1000.0))
+    authenticator = bench.methods[INFER].handler._gate.authenticator
+    right, authenticator.check = authenticator.check, _refuse
     assert judged(bench) is None
+    clock.now += 0.0015
+    strangers = [judged(bench) for _ in range(10)]
+    authenticator.check = right
+
+    assert strangers == [None] * 10
+    assert [judged(bench) is None for _ in range(3)] == [True, True, False]
 
 
 def _refuse(*_):

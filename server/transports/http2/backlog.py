@@ -144,13 +144,15 @@ class Backlog:
         return waiting * self._cost if waiting >= CALM else 0.0
 
     def serve(self) -> None:
-        """Handle a slice."""
-        waiting = self.waiting
+        """Handle a slice, and have those counted that were shed since the last one, before their answers leave."""
+        if self.waiting:
+            self._handle_some()
         while self._untold:
             self._untold.pop().tell()
+
+    def _handle_some(self) -> None:
+        waiting = self.waiting
         before = len(waiting)
-        if not before:
-            return
         now = self._clock()
         began = now if self._left_at is None else self._left_at
         handled = 0

@@ -85,7 +85,10 @@ class Incoming(Streams):
         if head.hurry is not None:
             doom = head.route.shedder.judge(head.hurry, message, head.metadata)
             if doom is not None:
-                return self._shed(number, doom, block, data, at, behind)
+                behind = self._shed(number, doom, block, data, at, behind)
+                if behind == at and not ended:  # what is on its way is read over
+                    self._reset(number, ErrorCode.NO_ERROR)
+                return behind
         call = self.streams[number] = head.route.open(self, number, head)
         if message is not None:
             call.half_closed, call.pristine = True, False
@@ -121,9 +124,7 @@ class Incoming(Streams):
         Its headers, which are `block`, end `at`; its message `behind` that, if all of it has come.
         """
         begins, calls = at - len(block) - HEAD_SIZE, 1
-        if at == behind:
-            self._leave_out(number)  # its message is on its way, and read over
-        elif self._heads.knows(block):
+        if at < behind and self._heads.knows(block):
             second, size = at - begins, behind - begins
             calls = count_alike(data, begins, size, second, second + HEAD_SIZE + doom.alike)
             self.last = number + 2 * (calls - 1)

@@ -150,7 +150,8 @@ class Loop:
         Each time that this thread wakes up costs as much as reading several calls: many are better read at once.
         """
         if not (self._posted or self._speaking or self._backlog):
-            select.select((self._here, *self._others.sockets), (), (), min(self._pause, _LONGEST_PAUSE))
+            with contextlib.suppress(ValueError):  # select() knows no files from 1024 on; then nobody waits
+                select.select((self._here, *self._others.sockets), (), (), min(self._pause, _LONGEST_PAUSE))
 
     def _patience(self) -> float | None:
         if self._posted or self._speaking or self._backlog:
@@ -242,8 +243,6 @@ class Loop:
         for caller in tuple(self._callers):
             caller.stop()
         self._next_tick = 0.0
-        self._pause = 0.0
-        """Seconds for which nothing that callers send could begin."""
 
     def _close_listener(self) -> None:
         listener, self._listener = self._listener, None

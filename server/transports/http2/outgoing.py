@@ -175,7 +175,7 @@ class Outgoing:
 
     def shed(self, first: int, answer: bytes, calls: int = 1) -> None:
         """Write the only frame of an answer, which was made for stream 0, on streams that nobody has opened."""
-        if self._announced or len(answer) > self._frame_limit:
+        if calls == 1 or self._announced or len(answer) > self._frame_limit:
             for stream in range(first, first + 2 * calls, 2):
                 self.refuse(stream, answer[HEAD_SIZE:])
             return
