@@ -30,15 +30,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_flags(parser)
     parser.add_argument("name", metavar="MODEL")
     shape = parser.add_mutually_exclusive_group()
-    shape.add_argument("--in-flight", type=int, default=16, metavar="N", help="closed loop with N calls (default: 16)")
-    shape.add_argument("--rate", type=float, metavar="R", help="open loop with R calls a second, Poisson arrivals")
-    parser.add_argument("--seconds", type=float, default=5.0, help="length of the run (default: %(default)s)")
+    shape.add_argument(
+        "--in-flight", type=at_least_one, default=16, metavar="N", help="closed loop with N calls (default: 16)"
+    )
+    shape.add_argument("--rate", type=positive, metavar="R", help="open loop with R calls a second, Poisson arrivals")
+    parser.add_argument("--seconds", type=positive, default=5.0, help="length of the run (default: %(default)s)")
     parser.add_argument(
         "--warm-up", type=float, default=1.0, metavar="SECONDS", help="closed loop before it (default: 1)"
     )
-    parser.add_argument("--deadline", type=float, default=10.0, metavar="SECONDS", help="of each call (default: 10)")
-    parser.add_argument("--connections", type=int, default=4, help="to spread the calls over (default: 4)")
-    parser.add_argument("--rows", type=int, default=1, help="rows a call (default: 1)")
+    parser.add_argument("--deadline", type=positive, default=10.0, metavar="SECONDS", help="of each call (default: 10)")
+    parser.add_argument("--connections", type=at_least_one, default=4, help="to spread the calls over (default: 4)")
+    parser.add_argument("--rows", type=at_least_one, default=1, help="rows a call (default: 1)")
     parser.add_argument("--text", default="a wonderful film", help="element of BYTES inputs (default: %(default)r)")
     parser.add_argument("--body", type=Path, metavar="FILE", help="a serialised ModelInferRequest to send as it is")
     parser.add_argument("--seed", type=int, default=7, help="of the arrivals (default: 7)")
@@ -121,6 +123,22 @@ def _message(arguments: argparse.Namespace) -> bytes:
         request = oip.ModelMetadataRequest(name=arguments.name)
         metadata = client.call("/inference.GRPCInferenceService/ModelMetadata", request, oip.ModelMetadataResponse)
     return made_up(metadata, arguments.rows, arguments.text).SerializeToString()
+
+
+def positive(text: str) -> float:
+    """Read a flag's number. Raises ArgumentTypeError."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return value
+
+
+def at_least_one(text: str) -> int:
+    """Read a flag's count. Raises ArgumentTypeError."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {text!r}")
+    return value
 
 
 def made_up(metadata: oip.ModelMetadataResponse, rows: int, text: str) -> oip.ModelInferRequest:

@@ -91,9 +91,11 @@ class Client:
             raise CallFailed(self._sentence(error)) from error
 
     def _sentence(self, error: grpc.RpcError) -> str:
-        code, details = error.code(), error.details()
-        if code is grpc.StatusCode.UNAVAILABLE and "failed to connect" in (details or ""):
-            return f"no server answers at {self._server}; start one with `sluice serve`"
+        code, details = error.code(), error.details() or ""
+        if code is grpc.StatusCode.UNAVAILABLE and "failed to connect" in details:
+            if "refused" in details:
+                return f"no server answers at {self._server}; start one with `sluice serve`"
+            return f"cannot talk to {self._server}: {details.rpartition('last error: ')[2]}"
         return f"{code.name}: {details}"
 
 
@@ -106,6 +108,8 @@ def credentials(arguments: argparse.Namespace) -> tuple[tuple[str, str], ...]:
 def tls_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
     """Return how connections are secured, None for not at all. Raises CommandError."""
     if arguments.tls_ca is None:
+        if arguments.tls_cert is not None or arguments.tls_key is not None:
+            raise CommandError("--tls-cert and --tls-key: expected --tls-ca with them, which switches TLS on")
         return None
     try:
         context = ssl.create_default_context(cafile=arguments.tls_ca)
@@ -119,7 +123,7 @@ def tls_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
 
 def _open(arguments: argparse.Namespace) -> grpc.Channel:
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-    if arguments.tls_ca is None:
+    if tls_context(arguments) is None:  # which also says what is wrong with the files, as gRPC would not
         return grpc.insecure_channel(arguments.server, options)
     credentials = grpc.ssl_channel_credentials(
         _read(arguments.tls_ca), _read(arguments.tls_key), _read(arguments.tls_cert)

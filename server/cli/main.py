@@ -5,6 +5,7 @@ A client that prints one prediction should not wait for a server's imports, nor 
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import ClassVar, Protocol, cast
@@ -41,6 +42,7 @@ class Command(Protocol):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code: 0 done, 1 failed, 2 a bad flag, file or value."""
     words = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core would add lines of its own to our one
     parser = _parser(words)
     arguments = parser.parse_args(words)
     try:

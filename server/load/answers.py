@@ -7,11 +7,23 @@ of trailers means something by itself (RFC 7541, section 4.2). Knows no socket a
 """
 
 import re
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from server.transports.http2.frames import DATA, END_HEADERS, END_STREAM, HEAD_SIZE, HEADERS, read_head, read_uint32
-from server.transports.http2.hpack import HeaderDecoder
+from server.transports.http2.frames import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEAD_SIZE,
+    HEADERS,
+    PADDED,
+    ConnectionFault,
+    read_head,
+    read_uint32,
+    unpadded,
+)
+from server.transports.http2.hpack import HeaderDecoder, HeaderError
 
 INTERNAL = 13
 _ENDED = END_HEADERS | END_STREAM
@@ -43,34 +55,42 @@ class Answers:
         """Status codes, each with the streams that ended so, as four bytes."""
         self.taken = 0
         """Bytes of data since somebody last asked."""
-        self.messages: dict[int, bytes] | None = None
-        """Stream -> what came of its message, where that is of interest."""
+        self.messages: dict[int, bytearray] | None = None
+        """Stream -> what came of its message, where that is of interest; then no forms are learnt."""
         self._rare = rare
         self._rest = b""
         self._forms: list[_Form] = []
-        self._decoder = HeaderDecoder()
         self._statuses: dict[bytes, int] = {}
 
     def read(self, chunk: bytes) -> None:
         """Take what has come. Raises ConnectionError for what this reader does not understand."""
-        data, at = self._rest + chunk if self._rest else chunk, 0
-        while True:
-            if self._forms and self.messages is None:
-                at = self._runs(data, at)
-            if len(data) - at < HEAD_SIZE:
-                break
-            word, flags, stream = read_head(data, at)
-            body = at + HEAD_SIZE
-            after = body + (word >> 8)
-            if after > len(data):
-                break
-            self._frame(word & 0xFF, flags, stream, data, at, data[body:after])
-            at = after
-        self._rest = data[at:]
+        data = self._rest + chunk if self._rest else chunk
+        try:
+            self._rest = data[self._frames(data) :]
+        except (HeaderError, ConnectionFault, ValueError, struct.error) as error:
+            raise ConnectionError(f"the server sent what cannot be read: {error}") from error
 
     def end(self, stream: int, status: int) -> None:
         """Note that a stream ended otherwise than by an answer."""
         self.heard.append((status, [stream.to_bytes(4, "big")]))
+
+    def _frames(self, data: bytes) -> int:
+        """Take all frames that are complete; return where they end."""
+        at = 0
+        while True:
+            if self._forms:
+                at = self._runs(data, at)
+            if len(data) - at < HEAD_SIZE:
+                return at
+            word, flags, stream = read_head(data, at)
+            body = at + HEAD_SIZE
+            after = body + (word >> 8)
+            if after > len(data):
+                return at
+            kind = word & 0xFF
+            if kind != HEADERS or not self._learn(data, at):  # what is learnt is taken by the next look at `_runs`
+                self._frame(kind, flags, stream, data[body:after])
+                at = after
 
     def _runs(self, data: bytes, at: int) -> int:
         """Take all answers of known forms that stand here; return where they end."""
@@ -86,53 +106,55 @@ class Answers:
                     at, found = run.end(), True
         return at
 
-    def _frame(self, kind: int, flags: int, stream: int, data: bytes, at: int, payload: bytes) -> None:
+    def _frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if kind == DATA:
             self.taken += len(payload)
             if self.messages is not None:
-                self.messages[stream] = self.messages.get(stream, b"") + payload
-        elif kind == HEADERS and flags == END_HEADERS:  # what stands before a message says nothing
-            self._learn(data, at)
+                self.messages.setdefault(stream, bytearray()).extend(unpadded(flags & PADDED, payload))
+            if flags & END_STREAM:  # where trailers were due
+                self.end(stream, INTERNAL)
         elif kind == HEADERS and flags == _ENDED:
-            known = payload in self._statuses
-            status = self._statuses[payload] if known else self._status(payload)
-            self.heard.append((status, [data[at + 5 : at + HEAD_SIZE]]))
-            if known:
-                self._learn(data, at)
-        else:
+            known = self._statuses.get(payload)
+            self.end(stream, self._status(payload) if known is None else known)
+        elif kind != HEADERS or flags != END_HEADERS:  # what stands before a message says nothing
             self._rare(kind, flags, stream, payload)
 
     def _status(self, block: bytes) -> int:
-        status = int(dict(self._decoder.decode(block)).get(b"grpc-status", b"%d" % INTERNAL))
+        fields = HeaderDecoder(table_size=0).decode(block)  # a new one: no block may stand on another
+        status = int(dict(fields).get(b"grpc-status", INTERNAL))
         if len(self._statuses) < _REMEMBERED:
             self._statuses[block] = status
         return status
 
-    def _learn(self, data: bytes, at: int) -> None:
+    def _learn(self, data: bytes, at: int) -> bool:
         """Remember the form of the answer that begins here, if all of it is here and its status is known."""
-        if len(self._forms) >= _FORMS:
-            return
+        if len(self._forms) >= _FORMS or self.messages is not None:
+            return False
         parts: list[bytes] = []
         size, stream = 0, data[at + 5 : at + HEAD_SIZE]
         while len(data) - at >= HEAD_SIZE and data[at + 5 : at + HEAD_SIZE] == stream:
             word, flags, _ = read_head(data, at)
             body, kind = at + HEAD_SIZE, word & 0xFF
             at = body + (word >> 8)
-            parts.append(re.escape(data[body - HEAD_SIZE : body - 4]) + (rb"\1" if parts else b"(.{4})"))
+            parts.append(re.escape(data[body - HEAD_SIZE : body - 4]) + (rb"(?:\1)" if parts else b"(.{4})"))
+            if at > len(data):  # the part of a block that is here may itself be a block that is known
+                return False
             if kind == DATA:
                 size += at - body
                 parts.append(b".{%d}" % (at - body))
             elif kind == HEADERS and flags in (END_HEADERS, _ENDED):
                 parts.append(re.escape(data[body:at]))
             else:
-                return
+                return False
             if flags & END_STREAM:
-                status = self._statuses.get(data[body:at])
-                if kind == HEADERS and status is not None:
-                    form = b"".join(parts)
-                    run = re.compile(b"(?:" + form + b")++", re.DOTALL)
-                    self._forms.append(_Form(run, re.compile(form, re.DOTALL), status, size))
-                return
+                status = self._statuses.get(data[body:at]) if kind == HEADERS else None
+                return status is not None and self._keep(b"".join(parts), status, size)
+        return False
+
+    def _keep(self, form: bytes, status: int, size: int) -> bool:
+        run = re.compile(b"(?:" + form + b")++", re.DOTALL)
+        self._forms.append(_Form(run, re.compile(form, re.DOTALL), status, size))
+        return True
 
 
 def number(stream: bytes) -> int:

@@ -8,20 +8,23 @@ import time
 from collections.abc import Iterator, Sequence
 
 from server.load.answers import INTERNAL, Answers, number
-from server.load.template import Headers, Template
+from server.load.outgoing import Outgoing
+from server.load.template import Headers
 from server.transports.http2.frames import (
     ACK,
+    CONTINUATION,
     DEFAULT_WINDOW,
     ENABLE_PUSH,
-    FRAME_LIMIT,
     GOAWAY,
     HEADER_TABLE_SIZE,
+    HEADERS,
     INITIAL_WINDOW_SIZE,
     MAX_CONCURRENT_STREAMS,
-    MAX_FRAME_SIZE,
     MOST,
     PING,
     PREFACE,
+    PREFIX_SIZE,
+    PUSH_PROMISE,
     RST_STREAM,
     SETTINGS,
     WINDOW_UPDATE,
@@ -33,13 +36,19 @@ from server.transports.http2.frames import (
     window_update,
 )
 
-OK, CANCELLED, DEADLINE_EXCEEDED, UNAVAILABLE = 0, 1, 4, 14
-_RESETS: dict[int, int] = {ErrorCode.REFUSED_STREAM: UNAVAILABLE, ErrorCode.CANCEL: CANCELLED}
+OK, CANCELLED, DEADLINE_EXCEEDED, PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNAVAILABLE = 0, 1, 4, 7, 8, 14
+_RESETS: dict[int, int] = {
+    ErrorCode.REFUSED_STREAM: UNAVAILABLE,
+    ErrorCode.CANCEL: CANCELLED,
+    ErrorCode.ENHANCE_YOUR_CALM: RESOURCE_EXHAUSTED,
+    ErrorCode.INADEQUATE_SECURITY: PERMISSION_DENIED,
+}
 """What a stream's reset means to gRPC; anything else is INTERNAL."""
-_TABLE = 4096
 _READ = 1 << 18
 _PATIENCE = 10.0
 """Seconds in which a peer has to accept and to greet."""
+_LONGEST = 99_999_999
+"""The most milliseconds that gRPC's eight digits can say."""
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -62,8 +71,10 @@ class Connection:
         """Whether the peer wants no more calls here."""
         self.lost = False
         """Whether the peer is gone."""
+        self._why = ""
+        """What the operating system, or TLS, had to say to that."""
         self._deadline = deadline
-        self._template = Template(headers, message)
+        self._outgoing = Outgoing(headers, message)
         self._answers = Answers(self._rare)
         self._sent: list[float] = []
         """The instants at which calls were meant to be sent; the first one's stream is 1, the next one's 3."""
@@ -72,11 +83,17 @@ class Connection:
         """When, and how, which streams ended."""
         self._told = 0
         """How much of that `news` has told."""
-        self._streams, self._window, self._stream_window, self._frame_limit = MOST, DEFAULT_WINDOW, DEFAULT_WINDOW, 0
-        self._out: list[bytes] = []
+        self._over: set[int] = set()
+        """The streams of that, as far as `_ends` has looked."""
+        self._looked = 0
+        self._streams = MOST
         self._unsent = memoryview(b"")
         self.socket = _connect(address, tls)
-        self._greet()
+        try:
+            self._greet()
+        except OSError:
+            self.close()
+            raise
 
     @property
     def open(self) -> int:
@@ -86,33 +103,32 @@ class Connection:
     @property
     def wants_to_write(self) -> bool:
         """Whether the socket did not take everything yet."""
-        return bool(self._out or self._unsent) and not self.lost
+        return bool(self._outgoing.pieces or self._unsent) and not self.lost
 
     def room(self) -> int:
         """Return how many calls could be sent now: streams, and window for their messages."""
-        if self.leaving:
-            return 0
-        return max(min(self._streams - self.open, self._window // len(self._template.message)), 0)
+        return 0 if self.leaving else max(min(self._streams - self.open, self._outgoing.room()), 0)
 
     def start(self, instants: Sequence[float], now: float) -> None:
         """Send a call for each instant, with the time that is left to the first of them; there must be room."""
-        left = max(int((self._deadline + instants[0] - now) * 1000), 1)
-        self._out += self._template.write(2 * len(self._sent) + 1, len(instants), left)
+        left = min(max(int((self._deadline + instants[0] - now) * 1000), 1), _LONGEST)
+        self._outgoing.write(2 * len(self._sent) + 1, len(instants), left)
         self._sent += instants
-        self._window -= len(self._template.message) * len(instants)
 
     def flush(self) -> None:
         """Give the socket what it takes."""
         while self.wants_to_write:
             if not self._unsent:
-                self._unsent = memoryview(b"".join(self._out))
-                self._out.clear()
+                self._unsent = memoryview(b"".join(self._outgoing.pieces))
+                self._outgoing.pieces.clear()
             try:
                 sent = self.socket.send(self._unsent)
             except _NOT_NOW:
                 return
-            except OSError:
-                self._lose()
+            except OSError:  # the peer is gone; what it said before is still to be read, and then the end
+                self.leaving = True
+                self._unsent = memoryview(b"")
+                self._outgoing.pieces.clear()
             else:
                 self._unsent = self._unsent[sent:]
 
@@ -124,8 +140,8 @@ class Connection:
                 chunk = self.socket.recv(_READ)
             except _NOT_NOW:
                 break
-            except OSError:
-                chunk = b""
+            except OSError as error:
+                chunk, self._why = b"", f": {error}"
             if chunk:
                 self._answers.read(chunk)
             else:
@@ -133,8 +149,10 @@ class Connection:
             if not isinstance(self.socket, ssl.SSLSocket):  # which may hold more than `select` knows of
                 break
         self._note()
+        if self._outgoing.sending and self._outgoing.sending in self._ends():
+            self._outgoing.drop()
         if self._answers.taken > MOST // 2:
-            self._out.append(window_update(0, self._answers.taken))
+            self._outgoing.pieces.append(window_update(0, self._answers.taken))
             self._answers.taken = 0
         return self._ended - before
 
@@ -147,7 +165,7 @@ class Connection:
         messages = self._answers.messages or {}
         for now, status, streams in self._heard[self._told :]:
             for stream in map(number, streams):
-                yield now - self._sent[stream >> 1], status, messages.pop(stream, b"")[5:]
+                yield now - self._sent[stream >> 1], status, bytes(messages.pop(stream, b"")[PREFIX_SIZE:])
         self._told = len(self._heard)
 
     def results(self) -> Iterator[tuple[float, float, int]]:
@@ -173,7 +191,7 @@ class Connection:
 
     def _rare(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if kind == WINDOW_UPDATE:
-            self._window += 0 if stream else read_uint32(payload)[0]
+            self._outgoing.grow(stream, read_uint32(payload)[0])
         elif kind == RST_STREAM:
             self._reset(stream, read_uint32(payload)[0])
         elif kind in (SETTINGS, PING):
@@ -182,26 +200,21 @@ class Connection:
         elif kind == GOAWAY:
             last, code = struct.unpack_from(">II", payload)
             self._goes(last, code, payload[8:].decode(errors="replace"))
-        else:
+        elif kind in (HEADERS, PUSH_PROMISE, CONTINUATION):
             raise ConnectionError(f"expected the headers of an answer in one frame, got a frame of type {kind}")
 
     def _reset(self, stream: int, code: int) -> None:
-        if code != ErrorCode.NO_ERROR:  # which only follows an answer
+        if stream not in self._ends():  # after an answer it says nothing
             self._answers.end(stream, _RESETS.get(code, INTERNAL))
+        if stream == self._outgoing.sending:
+            self._outgoing.sending = 0
 
     def _acknowledge(self, kind: int, payload: bytes) -> None:
         if kind == SETTINGS:
-            self._settle(dict(read_settings(payload)))
-        self._out.append(frame(kind, ACK, 0, payload if kind == PING else b""))
-
-    def _settle(self, said: dict[int, int]) -> None:
-        self._streams = said.get(MAX_CONCURRENT_STREAMS, self._streams)
-        self._stream_window = said.get(INITIAL_WINDOW_SIZE, self._stream_window)
-        self._frame_limit = said.get(MAX_FRAME_SIZE, self._frame_limit or FRAME_LIMIT)
-        self._template.begin(self._frame_limit, table=said.get(HEADER_TABLE_SIZE, _TABLE) >= _TABLE)
-        size = len(self._template.message)
-        if size > self._stream_window:
-            raise ConnectionError(f"expected a message within the peer's window of {self._stream_window}, got {size}")
+            said = dict(read_settings(payload))
+            self._streams = said.get(MAX_CONCURRENT_STREAMS, self._streams)
+            self._outgoing.settle(said)
+        self._outgoing.pieces.append(frame(kind, ACK, 0, payload if kind == PING else b""))
 
     def _goes(self, last: int, code: int, words: str) -> None:
         """Hear that calls above a stream were not and will not be acted on."""
@@ -215,21 +228,28 @@ class Connection:
         self._give_up(0)
 
     def _give_up(self, last: int) -> None:
-        self._note()
-        ended = {number(stream) for _, _, streams in self._heard for stream in streams}
+        ended = self._ends()
         for stream in range(last + 1 | 1, 2 * len(self._sent), 2):
             if stream not in ended:
                 self._answers.end(stream, UNAVAILABLE)
 
+    def _ends(self) -> set[int]:
+        """Return the streams that have ended: as dear as all else, so asked only where that is in doubt."""
+        self._note()
+        for _, _, streams in self._heard[self._looked :]:
+            self._over.update(map(number, streams))
+        self._looked = len(self._heard)
+        return self._over
+
     def _greet(self) -> None:
         said = settings(((HEADER_TABLE_SIZE, 0), (ENABLE_PUSH, 0), (INITIAL_WINDOW_SIZE, MOST)))
-        self._out.append(PREFACE + said + window_update(0, MOST - DEFAULT_WINDOW))
+        self._outgoing.pieces.append(PREFACE + said + window_update(0, MOST - DEFAULT_WINDOW))
         until = time.monotonic() + _PATIENCE
         self.flush()
-        while not self._frame_limit:
+        while not self._outgoing.settled:
             self.receive()
             if self.lost:
-                raise ConnectionError("the server closed the connection before it greeted")
+                raise ConnectionError(f"the server closed the connection before it greeted{self._why}")
             if time.monotonic() > until:
                 raise ConnectionError(f"expected the server to speak HTTP/2 within {_PATIENCE:.0f} s")
             select.select((self.socket,), (), (), 0.05)
@@ -239,6 +259,8 @@ class Connection:
 def _connect(address: str, tls: ssl.SSLContext | None) -> socket.socket:
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
+    if not (host and port.isdecimal() and int(port) < 1 << 16):
+        raise ConnectionError(f"expected an address like host:port, got {address!r}")
     connected = socket.create_connection((host, int(port)), _PATIENCE)
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if tls is not None:

@@ -163,7 +163,7 @@ class Generator:
                 break
             self._turn = (self._turn + 1) % len(connections)
             self._start(self._turn, now)
-        for connection in connections:
+        for connection in (*connections, *self._leaving):
             if connection.wants_to_write:
                 connection.flush()
         return expired

@@ -36,19 +36,25 @@ class Template:
         self._frame_limit = frame_limit
         size = sum(len(name) + len(value) + FIELD_OVERHEAD for name, value in self._headers)
         if not table or size > _TABLE:
+            self._around.clear()
             self._known = _NO_TABLE + encode_plain(self._headers)
             self._timeout = encode_plain([(_TIMEOUT, b"")])[:-1]
 
+    def head(self, stream: int, left: int) -> bytes:
+        """Return what goes before the message of a call with so many milliseconds left."""
+        block = self._block(left) if self._known else self._teach(left)
+        return frame(HEADERS, END_HEADERS, stream, block)
+
     def write(self, first: int, calls: int, left: int) -> list[bytes]:
         """Return the frames of calls with so many milliseconds left, in pieces, on streams from the first one on."""
-        if not self._known:
-            return [*self._teach(first, left), *(self.write(first + 2, calls - 1, left) if calls > 1 else ())]
+        streams = range(first, first + 2 * calls, 2)
         if len(self.message) > self._frame_limit:
-            block = self._block(left)
-            streams = range(first, first + 2 * calls, 2)
-            return [piece for stream in streams for piece in self._cut(stream, block)]
+            return [piece for stream in streams for piece in (self.head(stream, left), *self._cut(stream))]
+        if not self._known:
+            taught = [self.head(first, left), *self._cut(first)]
+            return taught + self.write(first + 2, calls - 1, left)
         before, between = self._around.get(left) or self._learn(left)
-        numbers = [_pack_stream(stream) for stream in range(first, first + 2 * calls, 2)]
+        numbers = [_pack_stream(stream) for stream in streams]
         pieces = [before, b"", between, b"", self.message] * calls
         pieces[1::5] = pieces[3::5] = numbers
         return pieces
@@ -62,8 +68,8 @@ class Template:
         value = b"%dm" % left
         return self._known + self._timeout + integer(len(value), 7, 0) + value
 
-    def _teach(self, stream: int, left: int) -> list[bytes]:
-        """Write the call that fills the peer's table, which is never changed again; the timeout enters it last."""
+    def _teach(self, left: int) -> bytes:
+        """Return the block that fills the peer's table, which is never changed again; the timeout enters it last."""
         fields = [encode_indexed([field]) for field in self._headers]
         place = _FIRST_DYNAMIC + sum(len(field) > 1 for field in fields)  # the first one to enter is the last in it
         known = b""
@@ -74,10 +80,9 @@ class Template:
             else:  # in the static table
                 known += field
         self._known, self._timeout = known, integer(_FIRST_DYNAMIC, 4, 0)
-        return self._cut(stream, encode_indexed([*self._headers, (_TIMEOUT, b"%dm" % left)]))
+        return encode_indexed([*self._headers, (_TIMEOUT, b"%dm" % left)])
 
-    def _cut(self, stream: int, block: bytes) -> list[bytes]:
+    def _cut(self, stream: int) -> list[bytes]:
         message, limit = self.message, self._frame_limit
         pieces = [frame(DATA, 0, stream, message[at : at + limit]) for at in range(0, len(message) - limit, limit)]
-        last = message[len(pieces) * limit :]
-        return [frame(HEADERS, END_HEADERS, stream, block), *pieces, frame(DATA, END_STREAM, stream, last)]
+        return [*pieces, frame(DATA, END_STREAM, stream, message[len(pieces) * limit :])]

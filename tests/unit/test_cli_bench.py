@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 
 from server.cli.bench import lines, made_up, summary
+from server.cli.main import main
 from server.load.outcome import Outcome, poisson
 from server.messages import ITEM_BYTES
 from server.pb import open_inference_pb2 as oip
@@ -56,6 +57,16 @@ def test_a_generator_at_its_limit_says_so(fields):
 
 def test_a_run_without_any_answer_has_no_percentiles():
     assert summary(outcome([], codes={14: 3}, sent=3), rows=1)["p99_ms"] is None
+
+
+@pytest.mark.parametrize("flag", ["--rate", "--seconds", "--deadline", "--in-flight", "--connections", "--rows"])
+@pytest.mark.parametrize("value", ["0", "-3", "nan", "inf", "x"])
+def test_a_number_that_makes_no_load_is_refused_before_anybody_is_asked(flag, value, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "any", flag, value])
+
+    assert ended.value.code == 2
+    assert f"error: argument {flag}: " in capsys.readouterr().err
 
 
 def test_poisson_arrivals_have_the_asked_rate_and_can_be_repeated():
