@@ -22,6 +22,12 @@ KEPT = 0.3
 """For how long, as a part of the time that the refused request had left.
 
 A queue that refuses is twice as long, so that none runs empty where the rate was underestimated."""
+PASSING = 0.8
+"""Of what the model works off meanwhile, the part that may pass.
+
+All of it would keep the queue where it refuses: every batch's time some would be let pass only to be refused when it is
+their turn, after they have cost most of what a served one does. The queue makes up for the rest when this has passed.
+"""
 SOONER, LATER = 0.95, 1.1
 """A request is like the refused one if it has at least this part of its time left, for with less it may go before those
 that wait, and less than this part of what would have been needed."""
@@ -123,7 +129,7 @@ class Refusals:
         age = self._clock() - known.at
         if waited:
             return age >= waited
-        if known.passed < known.rate * age:
+        if known.passed < PASSING * known.rate * age:
             known.passed += 1
             return True
         return False

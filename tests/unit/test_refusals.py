@@ -9,7 +9,7 @@ from server.errors import DeadlineUnreachable, QueueFull, Unauthenticated
 from server.pb import open_inference_pb2 as pb
 from server.spec import QueuePolicy
 from server.transports.base import StatusCode
-from server.wire.refusals import KEPT, LATER, SOONER
+from server.wire.refusals import KEPT, LATER, PASSING, SOONER
 from tests.wire import CHURN, INFER, LIMITS, MNIST, SENTIMENT, Bench, message
 
 BUDGET, NEEDED = 0.1, 0.15
@@ -94,7 +94,7 @@ def test_after_a_moment_nobody_is_asked_about_whatever_model_comes(clock):
 
 
 def test_as_many_pass_as_were_worked_off_since(clock):
-    bench = refused(clock, refusal=DeadlineUnreachable(REFUSAL, retry_after=0.05, rate=1000.0))
+    bench = refused(clock, refusal=DeadlineUnreachable(REFUSAL, retry_after=0.05, rate=1000.0 / PASSING))
     assert judged(bench) is not None
     clock.now += 0.0035
     passed = [judged(bench) is None for _ in range(6)]
@@ -105,7 +105,7 @@ def test_as_many_pass_as_were_worked_off_since(clock):
 
 
 def test_who_was_let_pass_is_refused_by_what_was_refused_since_it_came(clock):
-    bench = refused(clock, refusal=DeadlineUnreachable(REFUSAL, retry_after=0.05, rate=1000.0))
+    bench = refused(clock, refusal=DeadlineUnreachable(REFUSAL, retry_after=0.05, rate=1000.0 / PASSING))
     clock.now += 0.004
 
     assert judged(bench, waited=0.005) is not None
@@ -192,7 +192,7 @@ def test_a_full_queue_is_asked_each_time(clock):
 
 
 def test_who_may_not_call_is_not_told_of_the_load_and_takes_nobodys_place(clock):
-    bench = refused(clock, refusal=DeadlineUnreachable(REFUSAL, retry_after=0.05, rate=1000.0))
+    bench = refused(clock, refusal=DeadlineUnreachable(REFUSAL, retry_after=0.05, rate=1000.0 / PASSING))
     authenticator = bench.methods[INFER].handler._gate.authenticator
     right, authenticator.check = authenticator.check, _refuse
     assert judged(bench) is None
