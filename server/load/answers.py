@@ -30,6 +30,8 @@ _ENDED = END_HEADERS | END_STREAM
 _REMEMBERED = 4096
 """Blocks of trailers whose status is kept."""
 _FORMS = 8
+_STATUS = re.compile(rb"\x0bgrpc-status[\x01\x02](\d{1,2})")
+"""The status as an uncompressed field (RFC 7541, section 6.2)."""
 
 Rare = Callable[[int, int, int, bytes], None]
 """Takes kind, flags, stream and payload of a frame that is not an answer's."""
@@ -143,13 +145,23 @@ class Answers:
                 size += at - body
                 parts.append(b".{%d}" % (at - body))
             elif kind == HEADERS and flags in (END_HEADERS, _ENDED):
-                parts.append(re.escape(data[body:at]))
+                parts.append(self._form_of(data[body:at]))
             else:
                 return False
             if flags & END_STREAM:
                 status = self._statuses.get(data[body:at]) if kind == HEADERS else None
                 return status is not None and self._keep(b"".join(parts), status, size)
         return False
+
+    def _form_of(self, block: bytes) -> bytes:
+        """Return what matches a block: of trailers whose status stands there in plain text, what is behind it may vary.
+
+        Refusals differ in their words, which say how much time would have been needed.
+        """
+        status, found = self._statuses.get(block), _STATUS.search(block)
+        if found is None or status is None or int(found[1]) != status:
+            return re.escape(block)
+        return re.escape(block[: found.end()]) + b".{%d}" % (len(block) - found.end())
 
     def _keep(self, form: bytes, status: int, size: int) -> bool:
         run = re.compile(b"(?:" + form + b")++", re.DOTALL)

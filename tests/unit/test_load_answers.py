@@ -9,6 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.load.answers import INTERNAL, Answers, number
+from server.transports.http2.frames import END_HEADERS, END_STREAM, HEADERS, frame
+from server.transports.http2.hpack import encode_plain
 
 HEAD = 9
 OK, FULL = (("grpc-status", "0"),), (("grpc-status", "8"), ("grpc-message", "queue full"))
@@ -186,6 +188,21 @@ def test_answers_that_are_alike_are_heard_by_the_dozen():
     assert heard.ends == plainly(whole).ends
     assert heard.taken == 50 * 305
     assert len(answers._forms) == 2
+
+
+def test_refusals_that_differ_only_in_their_words_are_of_one_form():
+    def refused(status, words):
+        trailers = [(b":status", b"200"), (b"grpc-status", status), (b"grpc-message", words)]
+        return encode_plain(trailers)
+
+    answers, streams = Answers(lambda *_: None), iter(range(1, 1000, 2))
+    for status, words in ((b"8", b"at least 93.1 ms"), (b"8", b"at least 71.4 ms"), (b"14", b"not at this time")):
+        block = refused(status, words)
+        for _ in range(3):
+            answers.read(frame(HEADERS, END_HEADERS | END_STREAM, next(streams), block))
+
+    assert len(answers._forms) == 2
+    assert [status for status, ended in answers.heard for _ in ended] == [8] * 6 + [14] * 3
 
 
 def test_what_was_learnt_in_one_chunk_holds_in_the_next_and_what_is_cut_is_read_all_the_same():
