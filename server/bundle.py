@@ -21,7 +21,8 @@ class Bundle:
     def __init__(self) -> None:
         self._thread = 0
         self._starts: dict[Start, None] = {}
-        self._pause = 0.0
+        self.crowded = 0.0
+        """Seconds of the longest wait that `crowd` was told of since `pause` was asked."""
         self._hear: Hear | None = None
 
     def begin(self, hear: Hear) -> None:
@@ -43,11 +44,11 @@ class Bundle:
     def crowd(self, seconds: float) -> None:
         """Hear that what was just submitted waits longer than that, whatever comes; from the thread that flushes."""
         if threading.get_ident() == self._thread:
-            self._pause = max(self._pause, seconds)
+            self.crowded = max(self.crowded, seconds)
 
     def pause(self) -> float:
         """Return the most that was said so since last asked."""
-        pause, self._pause = self._pause, 0.0
+        pause, self.crowded = self.crowded, 0.0
         return pause
 
     def waiting(self) -> int:

@@ -103,9 +103,8 @@ class Scheduler:
             if pending.deadline < self._armed:
                 self._arm(pending.deadline)
             if not self._dispatcher.any_free:
-                crowd = self._dispatcher.crowd
-                if crowd:
-                    self._bundle.crowd(crowd)
+                if not self._bundle.crowded:  # one is enough: under overload this is every request's way
+                    self._bundle.crowd(self._dispatcher.crowd)
                 return pending
             if self._bundle.leave(self._start_waiting):
                 return pending
