@@ -10,8 +10,9 @@ from server.transports.http2.others import Others
 
 @pytest.fixture
 def pair():
-    with socket.socketpair()[0] as here, socket.socketpair()[0] as there:
-        yield here, there
+    one, other = socket.socketpair()
+    with one, other:
+        yield one, other
 
 
 @pytest.fixture
