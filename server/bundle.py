@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 
 Start = Callable[[], None]
-Hear = Callable[[socket.socket, Callable[[], bool], Callable[[], None]], bool]
+AddReader = Callable[[socket.socket, Callable[[], bool], Callable[[], None]], bool]
 """Has a function called on one thread whenever a socket can be read, until it returns False; then, or when that thread
 ends, the other one. Returns False itself where nobody is there to do so."""
 
@@ -23,16 +23,16 @@ class Bundle:
         self._starts: dict[Start, None] = {}
         self.crowded = 0.0
         """Seconds of the longest wait that `crowd` was told of since `pause` was asked."""
-        self._hear: Hear | None = None
+        self._add_reader: AddReader | None = None
 
-    def begin(self, hear: Hear) -> None:
-        """Say that the calling thread will flush after what it submits, and that it hears of sockets by `hear`."""
+    def begin(self, add_reader: AddReader) -> None:
+        """Say that the calling thread will flush after what it submits, and has sockets read by `add_reader`."""
         self._thread = threading.get_ident()
-        self._hear = hear
+        self._add_reader = add_reader
 
-    def hear(self, source: socket.socket, ready: Callable[[], bool], over: Callable[[], None]) -> bool:
-        """See `Hear`: have what instances answer heard on the thread that has begun."""
-        return self._hear is not None and self._hear(source, ready, over)
+    def add_reader(self, source: socket.socket, ready: Callable[[], bool], over: Callable[[], None]) -> bool:
+        """See `AddReader`: have what instances answer read on the thread that has begun."""
+        return self._add_reader is not None and self._add_reader(source, ready, over)
 
     def leave(self, start: Start) -> bool:
         """Have `start` called by the next flush; False for a thread that does not flush."""

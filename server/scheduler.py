@@ -77,7 +77,7 @@ class Scheduler:
         self._last_done: float | None = None
         for slot in self._slots:
             slot.instance.on_available(partial(self._free_if_available, slot))
-            slot.instance.heard_by(self._bundle.hear)
+            slot.instance.read_by(self._bundle.add_reader)
 
     @property
     def max_batch_rows(self) -> int:

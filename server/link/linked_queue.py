@@ -14,7 +14,7 @@ from queue import Empty, SimpleQueue
 from typing_extensions import override
 
 from server.alarm import call_isolated
-from server.bundle import Hear
+from server.bundle import AddReader
 from server.errors import QueueUnavailable
 from server.link.end import End, Handler
 from server.link.failures import decode_error
@@ -79,7 +79,7 @@ class LinkedQueue:
 
     # What a transport's thread that has other things to do than flushing asks of us (`transports.base.Gather`).
 
-    def begin(self, hear: Hear) -> None:  # noqa: ARG002  the link has a thread of its own
+    def begin(self, add_reader: AddReader) -> None:  # noqa: ARG002  the link has a thread of its own
         """Leave flushing to the calling thread from now on, for what it submits itself."""
         self._gathering = threading.get_ident()
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from server.bundle import Hear
+from server.bundle import AddReader
 from server.messages import Buffer, Tensor
 from server.spec import ModelSpec
 from server.spec import ModelVersion as ModelVersion  # noqa: PLC0414  (part of this contract; its home is below)
@@ -63,7 +63,7 @@ class BatchOutputs:
 
 
 BatchDone = Callable[[BatchOutputs | BatchError], None]
-"""Called exactly once per run, from a thread of the instance's own or the one it is `heard_by`; must not block for long
+"""Called exactly once per run, from a thread of the instance's own or the one it is `read_by`; must not block for long
 or raise."""
 
 
@@ -95,8 +95,8 @@ class Instance(Protocol):
     def on_available(self, callback: Callable[[], None]) -> None:
         """Call `callback` each time the instance becomes available again after having died."""
 
-    def heard_by(self, hear: Hear) -> None:
-        """Have answers heard by somebody else's thread where there is one, instead of one of the instance's own."""
+    def read_by(self, add_reader: AddReader) -> None:
+        """Have answers read by somebody else's thread where there is one, instead of one of the instance's own."""
 
     def close(self, grace: float) -> None:
         """Let the run in progress finish within `grace` seconds, then give everything back. Idempotent."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from queue import SimpleQueue
 
-from server.bundle import Hear
+from server.bundle import AddReader
 from server.errors import ModelLoadFailed
 from server.log import event
 from server.sessions.base import BatchDone, BatchError, BatchOutputs, InstanceDied, Part, RunTimedOut
@@ -62,8 +62,8 @@ class InlineInstance:
         """Whether a run could start now."""
         return self._run is None and not self._stuck and not self._closing
 
-    def heard_by(self, hear: Hear) -> None:
-        """There is nothing to hear: a run ends on the thread that runs it."""
+    def read_by(self, add_reader: AddReader) -> None:
+        """There is nothing to read: a run ends on the thread that runs it."""
 
     def on_available(self, callback: Callable[[], None]) -> None:
         """Call `callback` when a run that would not stop has ended after all."""

@@ -2,7 +2,7 @@
 
 Threads: `run` assembles the batch into shared memory on the caller's thread and wakes the child with one packet. The
 collector, one thread per instance, hears the answer, cuts it into parts and calls `done`, unless the instance is
-`heard_by` another thread. When the end of the child is heard, the collector reports the batch lost and brings up the
+`read_by` another thread. When the end of the child is heard, the collector reports the batch lost and brings up the
 next child. The watchdog stops what takes too long.
 Never knows onnxruntime.
 """
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from server.bundle import Hear
+from server.bundle import AddReader
 from server.errors import ModelLoadFailed
 from server.log import event
 from server.sessions import exchange, frames
@@ -75,7 +75,7 @@ class ProcessInstance:
         self._idle = threading.Event()
         self._idle.set()
         self._callbacks: list[Callable[[], None]] = []
-        self._elsewhere: Hear | None = None
+        self._add_reader: AddReader | None = None
         self._serve(child)
         self._collector = threading.Thread(target=self._collect, args=(child,), name=f"collector {name}", daemon=True)
         self._collector.start()
@@ -96,9 +96,9 @@ class ProcessInstance:
         """Call `callback` whenever a new child is ready."""
         self._callbacks.append(callback)
 
-    def heard_by(self, hear: Hear) -> None:
-        """See `Instance.heard_by`; from the next answer on."""
-        self._elsewhere = hear
+    def read_by(self, add_reader: AddReader) -> None:
+        """See `Instance.read_by`; from the next answer on."""
+        self._add_reader = add_reader
 
     def run(self, parts: Sequence[Part], timeout: float, done: BatchDone) -> None:
         """Assemble the batch, wake the child and return."""
@@ -188,12 +188,12 @@ class ProcessInstance:
 
         To hand the interpreter from thread to thread, and often from core to core, costs as much as a small batch.
         """
-        while self._hear(child):
-            over = threading.Event()
-            if self._elsewhere is not None and self._elsewhere(child.data, partial(self._hear, child), over.set):
+        while self._read_answer(child):
+            over, read = threading.Event(), partial(self._read_answer, child)
+            if self._add_reader is not None and self._add_reader(child.data, read, over.set):
                 over.wait()
 
-    def _hear(self, child: SessionChild) -> bool:
+    def _read_answer(self, child: SessionChild) -> bool:
         """Answer the next batch; False at the child's end of file."""
         try:
             packet = child.data.recv(frames.MAX_PACKET_BYTES)

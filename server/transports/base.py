@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
-from server.bundle import Hear
+from server.bundle import AddReader
 
 
 class StatusCode(IntEnum):
@@ -216,8 +216,8 @@ class Gather(Protocol):
     A transport whose thread does many calls one after the other may take it over; the other leaves it alone.
     """
 
-    def begin(self, hear: Hear) -> None:
-        """Say that the calling thread will flush what its own calls bring, and hears of others' sockets by `hear`."""
+    def begin(self, add_reader: AddReader) -> None:
+        """Say that the calling thread will flush what its own calls bring, and has sockets read by `add_reader`."""
 
     def waiting(self) -> int:
         """Return how much there is to be flushed."""

@@ -42,7 +42,7 @@ class Held:
 
         threading.Thread(target=finish, daemon=True).start()
 
-    def heard_by(self, hear):
+    def read_by(self, add_reader):
         pass
 
     def on_available(self, callback):

@@ -26,17 +26,17 @@ from server.sessions.budget import FIRST_PAUSE
 from server.sessions.dtypes import NUMPY, to_raw
 from server.sessions.process import ProcessInstance
 from tests import models
-from tests.hearing import Ears
 from tests.instances import OPTIONS, Heard, Isolation, answers, eventually, load, part, run, tensor
+from tests.reactor import Reactor
 
 Make = Callable[..., Instance]
 FOREVER = 1 << 40
 
 
 @pytest.fixture(scope="module")
-def ears() -> Iterator[Ears]:
-    with Ears() as ears:
-        yield ears
+def reactor() -> Iterator[Reactor]:
+    with Reactor() as reactor:
+        yield reactor
 
 
 @pytest.fixture(scope="module", params=["process", "heard", "none"])
@@ -46,7 +46,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def make(kind: str, ears: Ears, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
+def make(kind: str, reactor: Reactor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
     """Return a function that loads a model into one instance; each model is loaded once per kind."""
     opened: dict[bytes, Instance] = {}
 
@@ -56,7 +56,7 @@ def make(kind: str, ears: Ears, tmp_path_factory: pytest.TempPathFactory) -> Ite
             options = replace(OPTIONS, isolation=isolation, **changes)
             (instance,) = load(tmp_path_factory.mktemp("model") / "tiny", data, options).instances
             if kind == "heard":
-                instance.heard_by(ears.hear)
+                instance.read_by(reactor.add_reader)
             opened[data if not fresh else os.urandom(8)] = instance
         return opened[data] if not fresh else instance
 
@@ -66,7 +66,9 @@ def make(kind: str, ears: Ears, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture(params=["collector", "heard"])
-def process(request: pytest.FixtureRequest, ears: Ears, tmp_path: Path) -> Iterator[Callable[[bytes], ProcessInstance]]:
+def process(
+    request: pytest.FixtureRequest, reactor: Reactor, tmp_path: Path
+) -> Iterator[Callable[[bytes], ProcessInstance]]:
     """Return a function that loads a model into a fresh process, whose death is part of the test."""
     opened: list[ProcessInstance] = []
 
@@ -75,7 +77,7 @@ def process(request: pytest.FixtureRequest, ears: Ears, tmp_path: Path) -> Itera
         assert isinstance(instance, ProcessInstance)
         opened.append(instance)
         if request.param == "heard":
-            instance.heard_by(ears.hear)
+            instance.read_by(reactor.add_reader)
         return instance
 
     yield load_fresh
@@ -364,12 +366,12 @@ def test_answers_are_heard_by_another_thread_once_it_offers_to_and_as_before_whe
             assert [np.float32([3] * 4).tobytes()] == answers(one.outcomes[0])
         return [name for one in heard for name in one.threads]
 
-    with Ears() as others:
-        instance.heard_by(others.hear)
-        assert eventually(lambda: threads(1) == ["ears"])
-        assert threads(5) == ["ears"] * 5
+    with Reactor() as others:
+        instance.read_by(others.add_reader)
+        assert eventually(lambda: threads(1) == ["reactor"])
+        assert threads(5) == ["reactor"] * 5
 
-    assert not {*threads(5)} & {"ears"}
+    assert not {*threads(5)} & {"reactor"}
 
 
 def test_available_is_false_while_a_run_is_in_progress(make: Make) -> None:
@@ -461,13 +463,13 @@ def test_a_killed_child_loses_its_batch_and_comes_back(process: Callable[[bytes]
 
 
 def test_a_child_that_dies_while_it_is_heard_elsewhere_loses_its_batch_and_its_successor_is_heard_there_too(
-    process: Callable[[bytes], ProcessInstance], ears: Ears
+    process: Callable[[bytes], ProcessInstance], reactor: Reactor
 ) -> None:
     instance = process(models.loop())
-    instance.heard_by(ears.hear)
+    instance.read_by(reactor.add_reader)
     for _ in range(2):
         lost, back, heard = Heard(), threading.Event(), Heard()
-        while "ears" not in heard.threads:
+        while "reactor" not in heard.threads:
             heard = Heard()
             instance.run([trips(1)], 10, heard)
             heard.wait()

@@ -95,7 +95,7 @@ class FakeInstance:
         for callback in self._watchers:
             callback()
 
-    def heard_by(self, hear):
+    def read_by(self, add_reader):
         pass
 
     def on_available(self, callback: Callable[[], None]) -> None:

@@ -59,8 +59,8 @@ class Stage:
 
     # What the transport asks.
 
-    def begin(self, hear):
-        self.hear = hear
+    def begin(self, add_reader):
+        self.add_reader = add_reader
 
     def waiting(self):
         return 0
@@ -185,7 +185,7 @@ def test_a_session_that_answers_ends_a_pause(stage):
         return False
 
     with here, there, stage.peer() as peer:
-        assert stage.hear(here, ready, over.set)
+        assert stage.add_reader(here, ready, over.set)
         stage.begin_pause(peer)
         there.send(b"x")
 

@@ -60,7 +60,7 @@ class ThreadInstance:
     def terminate(self):
         self._stop.set()
 
-    def heard_by(self, hear):
+    def read_by(self, add_reader):
         pass
 
     def on_available(self, callback):

@@ -18,7 +18,7 @@ from server.transports.base import Gather, TransportOptions
 from server.transports.http2.backlog import Backlog
 from server.transports.http2.caller import READ, Caller
 from server.transports.http2.messages import Held
-from server.transports.http2.others import Others
+from server.transports.http2.readers import Readers
 from server.transports.http2.router import Router
 from server.transports.http2.secure import Secure
 
@@ -57,7 +57,7 @@ class Loop:
             end.setblocking(False)  # noqa: FBT003  the standard library's own
         self._selector.register(self._here, READ, self._wake)
         self._thread = 0
-        self._others = Others(self._selector, self.perform)
+        self._readers = Readers(self._selector, self.perform)
         self._listener: socket.socket | None = None
         self._deaf = False
         """Whether nobody is accepted until the next tick."""
@@ -97,7 +97,7 @@ class Loop:
     def _run(self) -> None:
         self._thread = threading.get_ident()
         if self._gather is not None:
-            self._gather.begin(self._others.hear)
+            self._gather.begin(self._readers.add)
         while self._running:
             try:
                 self._turn()
@@ -108,9 +108,9 @@ class Loop:
             self._stopped()
 
     def _end(self) -> None:
-        self._others.refuse()
+        self._readers.refuse()
         self._perform_posted()
-        self._others.end()
+        self._readers.end()
         self._selector.close()
         self._here.close()
         self._there.close()
@@ -118,7 +118,7 @@ class Loop:
     def _turn(self) -> None:
         if self._pause > _SHORTEST_PAUSE:
             self._gather_more()
-        for key, events in self._others.before_callers(self._selector.select(self._patience())):
+        for key, events in self._readers.before_callers(self._selector.select(self._patience())):
             key.data(events)
         self._perform_posted()
         self._backlog.serve()
@@ -151,7 +151,7 @@ class Loop:
         """
         if not (self._posted or self._speaking or self._backlog):
             with contextlib.suppress(ValueError):  # select() knows no files from 1024 on; then nobody waits
-                select.select((self._here, *self._others.sockets), (), (), min(self._pause, _LONGEST_PAUSE))
+                select.select((self._here, *self._readers.sockets), (), (), min(self._pause, _LONGEST_PAUSE))
 
     def _patience(self) -> float | None:
         if self._posted or self._speaking or self._backlog:

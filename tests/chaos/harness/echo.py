@@ -54,7 +54,7 @@ class EchoInstance:
     def terminate(self) -> None:
         """A run ends at once anyway."""
 
-    def heard_by(self, hear):
+    def read_by(self, add_reader):
         pass
 
     def on_available(self, callback: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""A thread that hears sockets for others, as a transport's does (server/bundle.py, `Hear`)."""
+"""A thread that reads sockets for others, as a transport's does (server/bundle.py, `AddReader`)."""
 
 import contextlib
 import selectors
@@ -6,10 +6,10 @@ import socket
 import threading
 from collections import deque
 
-from server.transports.http2.others import Others
+from server.transports.http2.readers import Readers
 
 
-class Ears:
+class Reactor:
     """Use as a context manager; at its end everybody is told that they are heard no more."""
 
     def __init__(self) -> None:
@@ -17,10 +17,10 @@ class Ears:
         self._posted: deque = deque()
         self._here, self._there = socket.socketpair()
         self._selector.register(self._here, selectors.EVENT_READ, lambda _: self._here.recv(1024))
-        self._others = Others(self._selector, self._post)
-        self.hear = self._others.hear
+        self._readers = Readers(self._selector, self._post)
+        self.add_reader = self._readers.add
         self._running = True
-        self.thread = threading.Thread(target=self._run, name="ears")
+        self.thread = threading.Thread(target=self._run, name="reactor")
 
     def __enter__(self):
         self.thread.start()
@@ -42,12 +42,12 @@ class Ears:
 
     def _run(self):
         while self._running:
-            for key, events in self._others.before_callers(self._selector.select()):
+            for key, events in self._readers.before_callers(self._selector.select()):
                 key.data(events)
             self._perform()
-        self._others.refuse()
+        self._readers.refuse()
         self._perform()
-        self._others.end()
+        self._readers.end()
 
     def _perform(self):
         while self._posted:
