@@ -5,10 +5,10 @@ a caller's whole budget later. Cheapest check first, and every refusal says what
 This module must never know locks, instances or replies.
 """
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
-from server.batcher import Batcher
+from server.batcher import RUN_SHARE, Batcher
 from server.cost import CostCurve
 from server.errors import DeadlineExceeded, DeadlineUnreachable, QueueFull
 from server.messages import ITEM_BYTES, InferRequest, element_count
@@ -110,30 +110,31 @@ class Admission:
         half = self._costs.start_after(batcher.rows // 2, batcher.limit, 1)
         raise QueueFull(f"the queue is full: expected at most {bound} {what}", retry_after=max(half, SHORTEST_RETRY))
 
-    def surely_in_time(self, pending: Pending, batcher: Batcher[Pending]) -> bool:
-        """Whether even all that waits, worked off first, leaves a request plenty of time: the usual case, and cheap."""
-        batches = 3 + batcher.rows / (batcher.limit * self._instances)
-        budget = pending.end - pending.arrival
-        return (1 - CROWDED_HEADROOM) * budget > batches * self._costs.seconds_at_most(batcher.limit)
-
-    def predict(self, pending: Pending, batcher: Batcher[Pending], free_at: float) -> None:
-        """Refuse a request that would finish too late; `free_at` is when the first instance can take a batch.
+    def predict(self, pending: Pending, batcher: Batcher[Pending], free_at: Callable[[], float]) -> None:
+        """Refuse a request that would finish too late; `free_at()` is when the first instance can take a batch.
 
         Raises:
             DeadlineUnreachable: `retry_after` is when a request with the same budget would be in time.
         """
+        costs, limit, instances = self._costs, batcher.limit, self._instances
         budget = pending.end - pending.arrival
-        limit = batcher.rows_for(budget)
+        longest = costs.seconds_at_most(limit)
+        if (1 - CROWDED_HEADROOM) * budget > (3 + batcher.rows / (limit * instances)) * longest:
+            return  # in time even if all that waits went first: the usual case, and cheap
+        if longest > RUN_SHARE * budget:
+            limit = batcher.rows_for(budget)
+            longest = costs.seconds_at_most(limit)
         ahead = batcher.rows_before(pending.rank, pending.deadline)
-        start = free_at + self._costs.start_after(ahead, limit, self._instances)
-        finish = start + self._costs.seconds_at_most(min(ahead + pending.rows, limit))
+        start = free_at() + costs.start_after(ahead, limit, instances)
+        rows = ahead + pending.rows
+        finish = start + (longest if rows >= limit else costs.seconds_at_most(rows))
         headroom = CROWDED_HEADROOM if start > pending.arrival else HEADROOM
         if finish > pending.end - headroom * budget:
             needed = (finish - pending.arrival) / (1 - headroom)
             raise DeadlineUnreachable(
                 f"expected a deadline at least {1000 * needed:.1f} ms away, got {1000 * budget:.1f} ms",
                 retry_after=max(needed - budget, SHORTEST_RETRY),
-                rate=self._instances * limit / self._costs.seconds(limit),
+                rate=instances * limit / costs.seconds(limit),
             )
 
 

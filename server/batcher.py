@@ -12,6 +12,7 @@ The state, all of it:
     _lanes      (rank, shapes, size class) -> Lane: a heap of waiting entries, earliest deadline first
     _order      heap over the first entry of each lane; stale ones are skipped
     _due        rank -> {deadline / SLOT: rows}: a coarse calendar, to know how many rows are more urgent
+    _latest     rank -> a slot that none of its entries is behind: who comes last need not look into the calendar
     rows, entries, entries_by_rank   what is waiting, cancelled ones not counted
 """
 
@@ -74,6 +75,7 @@ class Batcher(Generic[E]):
         self._lanes: dict[Key, Lane[E]] = {}
         self._order: list[tuple[int, float, int, Lane[E], E]] = []
         self._due: defaultdict[int, defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
+        self._latest: dict[int, int] = {}
         self._numbers = itertools.count()
 
     def add(self, entry: E) -> None:
@@ -91,7 +93,10 @@ class Batcher(Generic[E]):
         heapq.heappush(lane.heap, (deadline, number, entry))
         if lane.heap[0][1] == number:
             self._list(lane)
-        self._due[entry.rank][slot] += rows
+        due = self._due[entry.rank]
+        if not due or slot > self._latest[entry.rank]:
+            self._latest[entry.rank] = slot
+        due[slot] += rows
         lane.rows += rows
         self.rows += rows
         self.entries += 1
@@ -152,6 +157,8 @@ class Batcher(Generic[E]):
         """Return about how many of the waiting rows would be taken before those of a newcomer."""
         rows = 0
         last = deadline / SLOT
+        if len(self._due) == 1 and self._latest.get(rank, math.inf) <= last:
+            return self.rows  # the usual case: deadlines nearly always come in order
         for other, due in self._due.items():
             if other < rank:
                 rows += sum(due.values())

@@ -15,6 +15,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from server.admission import Admission, Limits
 from server.batcher import Batcher
@@ -30,7 +31,7 @@ from server.statistics import ModelStatistics, QueueStatistics
 
 EXPIRED_IN_QUEUE = "the deadline passed while the request was queued"
 DOOMED = "the deadline could no longer be met"
-PAUSE = 0.25
+PAUSE = 0.5
 """Of a full batch's time, the part for which it is worth to let newcomers gather: one at least runs before them."""
 SHORT_RUN = 0.25
 """Seconds. Stopping a run can cost its session child, and starting another takes about as long as this: under overload
@@ -94,8 +95,7 @@ class Dispatcher:
         self._admission.set_terms(pending, now)
         try:
             self._admission.check(pending, batcher, self._bytes)
-            if not self._admission.surely_in_time(pending, batcher):
-                self._admission.predict(pending, batcher, self._free_at(now))
+            self._admission.predict(pending, batcher, partial(self._free_at, now))
         except ServingError as refusal:
             self.statistics.reject(refusal.reason)
             if self._free and not batcher.rows:
@@ -225,8 +225,11 @@ class Dispatcher:
         """Return when a slot can take the next batch; one that is being replaced is expected at any moment."""
         if self._free:
             return now
-        ends = [slot.run.expected_end for slot in self._slots if slot.run]
-        return max(min(ends, default=now), now)
+        first = math.inf
+        for slot in self._slots:  # no comprehension, no min(): under overload every request asks
+            if slot.run and slot.run.expected_end < first:
+                first = slot.run.expected_end
+        return first if now < first < math.inf else now
 
     def _form(self, now: float, effects: Effects) -> Run | None:
         batch = self._batcher.take(now)

@@ -53,7 +53,7 @@ class Settings:
     intra_op_threads: int = _setting(
         0, "threads of each session; 0 divides the cores among the sessions", low=0, high=512
     )
-    max_batch_size: int = _setting(64, "largest batch tried where a model's config names none", low=1, high=4096)
+    max_batch_size: int = _setting(128, "largest batch tried where a model's config names none", low=1, high=4096)
     max_queue_size: int = _setting(
         4096, "requests that may wait per model where its config names none", low=1, high=1e6
     )

@@ -61,28 +61,46 @@ def cost_curve(instance: Instance, row: Part, sizes: Sequence[int], timeout: flo
     Raises:
         BatchError: not even the smallest batch ran.
     """
-    points: list[CostPoint] = []
-    budget = BUDGET / len(sizes)
+    points: dict[int, CostPoint] = {}
+    began = time.perf_counter()
     for size in sizes:
         try:
-            points.append(CostPoint(size, _fastest_seconds(instance, [row] * size, budget, timeout)))
+            run_now(instance, [row] * size, timeout)  # the first of its size allocates
+            points[size] = CostPoint(size, _seconds(instance, [row] * size, timeout))
         except BatchError:
             if not points:
                 raise
             break
-        if points[-1].seconds * FEWEST_RUNS > 2 * budget:
+        if points[size].seconds * FEWEST_RUNS > 2 * BUDGET / len(sizes):
             break  # the next one would take longer than all of them should
-    return tuple(points)
+    runs = 1
+    while runs < FEWEST_RUNS or (runs < MOST_RUNS and time.perf_counter() - began < BUDGET):
+        _measure_again(instance, row, points, timeout)
+        runs += 1
+    return tuple(points.values())
 
 
-def _fastest_seconds(instance: Instance, batch: Sequence[Part], budget: float, timeout: float) -> float:
-    run_now(instance, batch, timeout)  # the first of its size allocates
-    seconds: list[float] = []
-    while len(seconds) < FEWEST_RUNS or (sum(seconds) < budget and len(seconds) < MOST_RUNS):
-        started = time.perf_counter()
-        run_now(instance, batch, timeout)
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
+def _measure_again(instance: Instance, row: Part, points: dict[int, CostPoint], timeout: float) -> None:
+    """Run every size once more, one after the other: where the cores are busy for a moment, none of them looks dearer.
+
+    One that does not run any more is left out, with all that are larger.
+    """
+    for size in tuple(points):
+        try:
+            seconds = _seconds(instance, [row] * size, timeout)
+        except BatchError:
+            for larger in [other for other in points if other >= size]:
+                del points[larger]
+            if not points:
+                raise
+            return
+        points[size] = CostPoint(size, min(points[size].seconds, seconds))
+
+
+def _seconds(instance: Instance, batch: Sequence[Part], timeout: float) -> float:
+    started = time.perf_counter()
+    run_now(instance, batch, timeout)
+    return time.perf_counter() - started
 
 
 def dependent_output(instance: Instance, rows: Sequence[Part], timeout: float, *, half: bool = False) -> str | None:

@@ -29,7 +29,7 @@ _MAX_SEGMENT = 4 << 10
 """Bytes of a layout worth comparing; longer ones carry data or names no shipped client sends."""
 _MAX_BINDINGS = 1024
 
-_NAME_TAG, _VERSION_TAG, _ID_TAG = 0x0A, 0x12, 0x1A
+NAME_TAG, VERSION_TAG, _ID_TAG = 0x0A, 0x12, 0x1A
 _SEGMENT_TAGS = (0x22, 0x2A, 0x32)  # parameters, inputs, outputs
 
 _REPLACEMENT = "\ufffd"
@@ -170,12 +170,12 @@ def request_id(data: bytes) -> str:
 def head_of(data: bytes) -> tuple[bytes, bytes, bytes, int] | None:
     """Split off model_name, model_version and id where they are short, in order and once each; say where they end."""
     try:
-        if data[0] != _NAME_TAG:
+        if data[0] != NAME_TAG:
             return None
         at = 2 + data[1]
         name = data[2:at]
         version = request_id = b""
-        if data[at] == _VERSION_TAG:
+        if data[at] == VERSION_TAG:
             start = at + 2
             at = start + data[at + 1]
             version = data[start:at]

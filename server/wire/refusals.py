@@ -15,7 +15,7 @@ from server.messages import InferRequest
 from server.spec import ModelSpec
 from server.transports.base import Call, StatusError
 from server.wire.observer import Observer
-from server.wire.reader import head_of
+from server.wire.reader import NAME_TAG, VERSION_TAG, head_of
 from server.wire.status import status_error
 
 KEPT = 0.3
@@ -50,8 +50,8 @@ class Refusal:
     rate: float
     """How many a second are worked off, so that there is room for as many."""
     status: StatusError
-    alike: int
-    """Bytes by which messages for the model are known: its name and version, and what comes next is not one of them."""
+    beginning: bytes
+    """How messages for the model begin: with its name and version, and what comes next is not one of them."""
     model: str
     version: str
     untold: "list[Refusal]"
@@ -59,6 +59,11 @@ class Refusal:
     passed: int = 0
     """How many were let pass since, into the room that has become free."""
     calls: int = 0
+
+    @property
+    def alike(self) -> int:
+        """Bytes by which they are known."""
+        return len(self.beginning)
 
     def count(self, calls: int) -> None:
         """Remember that so many calls were refused by it."""
@@ -79,6 +84,7 @@ class Refusals:
         self._untold: list[Refusal] = []
         self._until = 0.0
         """When none of them counts any more."""
+        self._newest: Refusal | None = None
 
     def remember(self, call: Call, message: bytes, request: InferRequest, refusal: DeadlineUnreachable) -> None:
         """Remember a refusal, where others are sure to be like it: of a single row, all of one priority, no cache.
@@ -90,19 +96,21 @@ class Refusals:
             return
         if spec.config.batching.priority_levels or spec.config.response_cache or _has_less(spec, request):
             return
+        alike = 3 + len(head[0]) + (2 + len(head[1]) if head[1] else 0)
+        if message[alike - 1] in (NAME_TAG, VERSION_TAG):
+            return  # said again: what the message is for would not be known by its beginning
         now = self._clock()
         left = min(left, request.deadline - now)
         words = DeadlineUnreachable(str(refusal).partition(",")[0], retry_after=refusal.retry_after)
         needed = left + (refusal.retry_after or 0.0)
-        alike = 3 + len(head[0]) + (2 + len(head[1]) if head[1] else 0)
         self._until = max(self._until, now + KEPT * left)
-        self.recent[head[:2]] = Refusal(
+        self._newest = self.recent[head[:2]] = Refusal(
             now,
             left,
             needed,
             refusal.rate,
             status_error(words, ""),
-            alike,
+            message[:alike],
             spec.name,
             spec.version,
             self._untold,
@@ -114,11 +122,17 @@ class Refusals:
         if now >= self._until:
             self.recent.clear()  # whatever the message is for: until then all are asked about
             return None
-        head = head_of(message)
-        known = self.recent.get(head[:2]) if head is not None else None
+        known = self._newest
+        if known is None or not message.startswith(known.beginning):  # it nearly always does
+            head = head_of(message)
+            known = self.recent.get(head[:2]) if head is not None else None
         if known is None or now - known.at >= KEPT * known.left:
             return None
         return known if SOONER * known.left <= left < LATER * known.needed else None
+
+    def none_for(self, seconds: float) -> bool:
+        """Whether no request was refused in so many seconds."""
+        return self._newest is None or self._clock() - self._newest.at >= seconds
 
     def passes(self, known: Refusal, waited: float) -> bool:
         """Whether a call whose like was refused may go on all the same.

@@ -39,8 +39,8 @@ class Shedding:
 
     def refuse(self, message: bytes, seconds: float, metadata: Metadata, waited: float) -> Refusal | None:
         """See `transports.base.Shed.refuse`."""
-        if self._refusals is None:
-            return None
+        if self._refusals is None or (waited and self._refusals.none_for(waited)):
+            return None  # what was known when it came, it was asked about then
         known = self._refusals.find(message, seconds)
         if known is None or not self._welcome(metadata) or self._refusals.passes(known, waited):
             return None

@@ -1,5 +1,6 @@
 """Bringing versions into service: what is proven, what is measured, what is refused, and what operators get to see."""
 
+import itertools
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,7 @@ from server.errors import ModelLoadFailed
 from server.messages import Tensor
 from server.sessions import golden, limits, measure
 from server.sessions import loader as loading
-from server.sessions.base import BatchOutputs, CostPoint, LoadedModel, SessionOptions
+from server.sessions.base import BatchError, BatchOutputs, CostPoint, LoadedModel, OutOfMemory, SessionOptions
 from server.sessions.loader import ModelLoader
 from server.sessions.measure import cost_curve, dependent_output
 from server.sessions.plans import ChildPlan, Report
@@ -406,12 +407,13 @@ class Timed:
     def __init__(self, seconds: Callable[[int], float]) -> None:
         self.now = 0.0
         self.sizes: list[int] = []
+        self.outcome: Callable[[int], BatchError | None] = lambda _: None
         self._seconds = seconds
 
-    def run(self, parts: list[object], _: float, done: Callable[[BatchOutputs], None]) -> None:
+    def run(self, parts: list[object], _: float, done: Callable[[BatchOutputs | BatchError], None]) -> None:
         self.sizes.append(len(parts))
         self.now += self._seconds(len(parts))
-        done(BatchOutputs([], 0, 0, 0))
+        done(self.outcome(len(parts)) or BatchOutputs([], 0, 0, 0))
 
 
 @pytest.fixture
@@ -436,6 +438,33 @@ def test_measuring_a_slow_model_ends_early(timed: Callable[[Callable[[int], floa
 
     assert [point.rows for point in points] == [1]
     assert instance.now < 2 * measure.BUDGET
+
+
+def test_a_moment_in_which_the_cores_are_busy_makes_no_size_look_dear(
+    timed: Callable[[Callable[[int], float]], Timed],
+) -> None:
+    runs = itertools.count()
+    points = cost_curve(
+        timed(lambda rows: 0.001 * rows * (3 if 4 < next(runs) < 12 else 1)), object(), [1, 2, 4, 8], 10
+    )
+
+    assert [(point.rows, round(point.seconds, 9)) for point in points] == [
+        (1, 0.001),
+        (2, 0.002),
+        (4, 0.004),
+        (8, 0.008),
+    ]
+
+
+@pytest.mark.parametrize(("fails", "sizes"), [(4, [1, 2]), (2, [1])])
+def test_a_size_that_does_not_always_run_ends_the_curve(
+    timed: Callable[[Callable[[int], float]], Timed], fails: int, sizes: list[int]
+) -> None:
+    runs = itertools.count()
+    instance = timed(lambda rows: 0.001 * rows)
+    instance.outcome = lambda rows: OutOfMemory("full") if rows >= fails and next(runs) > 2 else None
+
+    assert [point.rows for point in cost_curve(instance, object(), [1, 2, 4], 10)] == sizes
 
 
 def test_the_row_that_is_measured_is_of_median_length() -> None:

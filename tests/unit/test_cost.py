@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.cost import DOUBT, MARGIN, WEIGHT, CostCurve
+from server.cost import BATCH_COST, DOUBT, MARGIN, WEIGHT, CostCurve
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -43,9 +43,19 @@ def test_the_knee_is_where_more_rows_no_longer_pay():
     assert curve().knee() == 64
 
 
-@pytest.mark.parametrize(("row", "knee"), [(0.1, 1), (0.001, 16), (0.0003, 32), (0.0001, 64)])
+@pytest.mark.parametrize(("row", "knee"), [(0.1, 1), (0.001, 16), (0.0003, 64), (0.00014, 128), (0.00001, 128)])
 def test_the_knee_of_a_model_without_a_fixed_cost_only_shares_what_a_batch_costs_outside(row, knee):
-    assert curve(lambda rows: row * rows).knee() == knee
+    assert curve(lambda rows: row * rows, (*SIZES, 128)).knee() == knee
+
+
+@pytest.mark.parametrize(("gain", "knee"), [(1.09, 8), (1.11, 16)])
+def test_a_batch_that_takes_long_must_be_worth_more(gain, knee):
+    assert CostCurve([(8, 0.1), (16, 2 * (0.1 + BATCH_COST) / gain - BATCH_COST)]).knee() == knee
+
+
+@pytest.mark.parametrize(("gain", "knee"), [(1.03, 8), (1.05, 16)])
+def test_a_batch_that_takes_a_moment_must_be_worth_a_little(gain, knee):
+    assert CostCurve([(8, 0.01), (16, 2 * (0.01 + BATCH_COST) / gain - BATCH_COST)]).knee() == knee
 
 
 def test_a_model_that_saturates_has_its_knee_where_it_does():

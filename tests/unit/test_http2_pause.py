@@ -50,6 +50,7 @@ class Stage:
     def __init__(self, selects):
         self.selects = selects
         self.seconds = 0.0
+        self.begins = 0
         self.before_pause = lambda: None
         self.held = []
         self.plugged, self.unplug = threading.Event(), threading.Event()
@@ -63,7 +64,7 @@ class Stage:
         self.add_reader = add_reader
 
     def waiting(self):
-        return 0
+        return self.begins
 
     def flush(self):
         """There is nothing to be flushed."""
@@ -226,7 +227,7 @@ def test_a_pause_does_not_hold_up_the_end(stage):
         assert peer.goaway() is ErrorCodes.NO_ERROR
 
 
-@pytest.mark.parametrize(("seconds", "pause"), [(AGES, 0.002), (0.002, 0.002), (0.001, 0.001)])
+@pytest.mark.parametrize(("seconds", "pause"), [(AGES, 0.006), (0.006, 0.006), (0.001, 0.001)])
 def test_a_pause_is_as_long_as_it_is_worth_it_and_never_long(stage, seconds, pause):
     with stage.peer() as peer:
         stage.seconds = seconds
@@ -234,6 +235,15 @@ def test_a_pause_is_as_long_as_it_is_worth_it_and_never_long(stage, seconds, pau
         assert stage.selects.begun.wait(WAIT)
 
     assert set(stage.selects.pauses) == {pause}
+
+
+def test_a_pause_is_short_where_something_could_begin_a_moment_ago(stage):
+    with stage.peer() as peer:
+        stage.seconds, stage.begins = AGES, 1
+        assert peer.alive()
+        assert stage.selects.begun.wait(WAIT)
+
+    assert set(stage.selects.pauses) == {0.002}
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.0001, 0.0005])
