@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from typing_extensions import override
 
-from bench.results import Results, median
+from bench.results import Results, median, paired
 
 BASELINES = ("naive-aio", "thread-pool")
 
@@ -70,9 +70,8 @@ def _limits(results: Results) -> Iterator[Verdict]:
 
 
 def _variants(results: Results) -> Iterator[Verdict]:
-    ours = median(results.variants["sluice"], "rate")
     for name, bar in (("no-metrics", 0.98), ("no-isolation", 0.9)):
-        share = ours / median(results.variants[name], "rate")
+        share = paired(results.variants["sluice"], results.variants[name], "rate")
         yield Verdict(f"churn, 256 in flight: throughput over that with {name}", share, bar, at_most=False)
 
 

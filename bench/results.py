@@ -68,6 +68,11 @@ def median(runs: Sequence[Run], key: str) -> float:
     return float(statistics.median(run[key] for run in runs))
 
 
+def paired(runs: Sequence[Run], others: Sequence[Run], key: str) -> float:
+    """Return the median of one figure over the same of another's, turn by turn: a machine's slow minute has both."""
+    return float(statistics.median(run[key] / other[key] for run, other in zip(runs, others, strict=True)))
+
+
 def spread(runs: Sequence[Run], key: str) -> str:
     """Return median and range of one figure, as a person reads it."""
     values = [run[key] for run in runs if run[key] is not None]

@@ -84,12 +84,12 @@ class Suite:
                 self._results.memory[name].append(asdict(target.memory()))
 
     def variants(self) -> None:
-        """Measure Sluice as it comes, without metrics and without isolation, turn by turn, none with a past."""
+        """Measure Sluice as it comes, without metrics and without isolation, in many short turns, none with a past."""
         names = list(VARIANTS)
         for turn in range(self._options.turns):
             # in another order each time: whoever always comes behind the same one inherits its caches
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                run = self._load(name, "churn").run(256, self._options.seconds)
+                run = self._load(name, "churn").run(256, min(self._options.seconds, TURN))
                 self._results.variants["sluice" if name == TWIN else name].append(asdict(run))
 
     def _compared(self) -> list[str]:
@@ -150,6 +150,8 @@ class Suite:
 
 TWIN = "twin"
 """Sluice as it comes, but fresh: the one that was overloaded before is compared with nobody who was not."""
+TURN = 0.5
+"""Seconds of a turn at most: the shorter, the more alike is the machine to those that are compared."""
 VARIANTS = (TWIN, "no-metrics", "no-isolation")
 
 
@@ -168,7 +170,7 @@ def _commands(options: argparse.Namespace) -> dict[str, tuple[list[str], str] | 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--turns", type=int, default=7, help="of the comparison with metrics and isolation off")
+    parser.add_argument("--turns", type=int, default=31, help="of the comparison with metrics and isolation off")
     parser.add_argument("--overloads", type=int, default=3, help="of Sluice in each round, at twice its saturation")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--models", type=lambda text: text.split(","), default=list(MODELS))

@@ -6,7 +6,7 @@ python -m bench.without_metrics serve ...; the server itself has no such switch,
 import sys
 
 from server.cli.main import main
-from server.counts import RequestCounts
+from server.counts import Line, RequestCounts
 from server.statistics import Histogram, ModelStatistics
 
 
@@ -16,6 +16,6 @@ def _nothing(*_: object) -> int:
 
 
 if __name__ == "__main__":
-    RequestCounts.count = Histogram.observe = Histogram.observe_all = _nothing  # type: ignore[method-assign,assignment]
+    RequestCounts.count = Line.add = Line.wants = Histogram.observe = Histogram.observe_all = _nothing  # type: ignore[method-assign,assignment]
     ModelStatistics.executed = _nothing  # type: ignore[method-assign,assignment]
     sys.exit(main())

@@ -11,16 +11,40 @@ import logging
 import time
 
 from server import log
-from server.counts import RequestCounts
+from server.counts import Line, RequestCounts
 from server.errors import InferenceFailed, ServingError
 from server.messages import Timing
 from server.spans import Tracing
 from server.traceparent import trace_field
 from server.transports.base import StatusCode
-from server.wire.observer import Observer, Outcome
+from server.wire.observer import Meter, Observer, Outcome
 from server.work import Work
 
 _OURS = {StatusCode.INTERNAL, StatusCode.UNKNOWN, StatusCode.DATA_LOSS}
+
+
+class _Meter:
+    """Implements wire.observer.Meter: nearly every RPC makes no line and no example."""
+
+    __slots__ = ("_line", "_lines_written")
+
+    def __init__(self, line: Line, lines_written: log.Sampler) -> None:
+        self._line = line
+        self._lines_written = lines_written
+
+    def suffices(self, seconds: float) -> bool:
+        line = self._line
+        if line.wants(seconds) or not self._lines_written.hold():
+            return False
+        line.add(seconds)
+        return True
+
+
+class _Insufficient:
+    """Implements wire.observer.Meter: of every RPC all is wanted."""
+
+    def suffices(self, _: float) -> bool:
+        return False
 
 
 class Accountant:
@@ -53,6 +77,11 @@ class Accountant:
             about: dict[str, object] = {"model": model, "version": version} if model else {}
             about |= {"method": method, "code": code.name, "reason": reason, "calls": calls, "skipped": skipped}
             log.event("requests_shed", logging.INFO, cause=None, **about)
+
+    def meter(self, method: str, model: str, version: str) -> Meter:
+        """Return what counts calls of a method that end well, without a look at each."""
+        name = self._names.get(method) or self._name(method)
+        return _Meter(self._counts.line(model, version, name, "OK"), self._usual)
 
     def _name(self, path: str) -> str:
         name = self._names[path] = path.rpartition("/")[2]  # the paths are the methods we serve
@@ -97,6 +126,10 @@ class Traced:
         """Count, write, trace."""
         self._inner.finished(outcome)
         self._tracing.rpc(outcome)
+
+    def meter(self, method: str, model: str, version: str) -> Meter:  # noqa: ARG002 - see wire.observer.Observer
+        """Return one that leaves every call to `finished`, for each has a span."""
+        return _Insufficient()
 
     def shed(self, method: str, code: StatusCode, reason: str, calls: int, model: str = "", version: str = "") -> None:
         """Count them; nobody's trace has anything of them."""

@@ -21,18 +21,11 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any, Generic
+from typing import Generic
 
 from server.cost import CostCurve
-from server.lanes import Batch, E, Entry, Key, Lane
+from server.lanes import Batch, E, Key, Lane
 from server.spec import BatchPolicy
-
-MAX_WASTE = 0.15
-"""Largest part of a batch that may be padding, in the unit of `Entry.size`: bytes, which stand for tokens roughly.
-
-Measured with 64 to 500 reviews waiting and batches of 16 and 32: padded tokens are 14 to 17 % of IMDB's and 20 to 24 %
-of SST-2's, where taking them as they come makes it 64 to 70 % and 48 to 53 %.
-"""
 
 SIZE_STEP = math.log(1.08)
 """Width of a size class: the rows of one lane differ by at most 8 % in size."""
@@ -251,30 +244,16 @@ class Batcher(Generic[E]):
 
     def _fill(self, batch: Batch[E], lanes: list[Lane[E]], room: int, now: float) -> None:
         finish = now + self._costs.seconds_at_most(room)
-        for lane in lanes:
-            while batch.rows < room and (entry := self._first(lane)) is not None:
-                if lane is not lanes[0] and not (entry.end >= finish and _near(batch, entry)):
-                    break
-                self._hand_out(batch, lane, entry, min(entry.rows - entry.taken, room - batch.rows))
-                if not self._policy.enabled:
-                    return
+        self._draw(batch, lanes[0], room)
+        for lane in lanes[1:]:
+            self._draw(batch, lane, room, finish)
 
-    def _hand_out(self, batch: Batch[E], lane: Lane[E], entry: E, rows: int) -> None:
-        """Move `rows` of a lane's first entry into the batch."""
-        batch.pieces.append((entry, entry.taken, rows))
-        batch.rows += rows
-        if entry.size:
-            batch.size = max(batch.size, entry.size)
-            batch.sizes += entry.size * rows
-        batch.latest = max(batch.latest, entry.end)
-        entry.taken += rows
-        self._uncount(lane, entry, rows)
-        if entry.taken == entry.rows:
-            entry.waiting = False
-            self.entries -= 1
-            self.entries_by_rank[entry.rank] -= 1
-            heapq.heappop(lane.heap)
-            self._list(lane)
+    def _draw(self, batch: Batch[E], lane: Lane[E], room: int, finish: float | None = None) -> None:
+        rows, entries = lane.draw(batch, self._due[lane.key[0]], room, finish)
+        self.rows -= rows
+        self.entries -= entries
+        self.entries_by_rank[lane.key[0]] -= entries
+        self._list(lane)
 
     def _give_up(self, lane: Lane[E], now: float, dropped: list[E]) -> None:
         """Take a lane's first entry out for good, or move it behind the others where its policy says so."""
@@ -298,9 +277,3 @@ class Batcher(Generic[E]):
         due[entry.slot] -= rows
         if not due[entry.slot]:
             del due[entry.slot]
-
-
-def _near(batch: Batch[Any], entry: Entry) -> bool:
-    """Whether a batch with this entry in it would still be padded by no more than `MAX_WASTE`."""
-    padded = max(batch.size, entry.size) * (batch.rows + 1)
-    return padded - batch.sizes - entry.size <= MAX_WASTE * padded

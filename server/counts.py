@@ -68,22 +68,38 @@ class Durations(Histogram):
         return other
 
 
-class _Line:
+class Line:
     """What is counted under one (model, version, method, code); the durations are those of every code."""
 
-    __slots__ = ("count", "durations", "news")
+    __slots__ = ("_lock", "_news", "count", "durations")
 
-    def __init__(self, durations: Durations) -> None:
+    def __init__(self, durations: Durations, lock: threading.Lock) -> None:
         self.count = 0
         self.durations = durations
-        self.news: list[float] = []
+        self._lock = lock
+        self._news: list[float] = []
         """Durations that are in neither yet."""
+
+    def add(self, seconds: float) -> None:
+        """Count one; any thread."""
+        news = self._news
+        news.append(seconds)  # one step under the interpreter's lock, so it needs no other
+        if len(news) >= FOLD:
+            with self._lock:
+                self.fold()
+
+    def wants(self, seconds: float) -> bool:
+        """Whether one that took so long would make a good example."""
+        durations = self.durations
+        low, high = durations.quiet
+        return not low < seconds <= high and durations.due[durations.bucket(seconds)]
 
     def fold(self) -> None:
         """Enter the news; under the lock, while other threads may append more."""
-        count = len(self.news)
+        news = self._news
+        count = len(news)
         if count:
-            values, self.news[:count] = self.news[:count], ()
+            values, news[:count] = news[:count], ()
             self.count += count
             self.durations.observe_all(values)
 
@@ -97,7 +113,7 @@ class RequestCounts:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._lines: dict[tuple[str, str, str, str], _Line] = {}
+        self._lines: dict[tuple[str, str, str, str], Line] = {}
         self._seconds: dict[tuple[str, str, str], Durations] = {}
 
     def count(self, model: str, version: str, method: str, code: str, seconds: float) -> bool:
@@ -106,14 +122,13 @@ class RequestCounts:
         Returns:
             Whether it would make a good example: then call `exemplify`.
         """
-        line = self._lines.get((model, version, method, code)) or self._new(model, version, method, code)
-        line.news.append(seconds)  # one step under the interpreter's lock, so it needs no other
-        if len(line.news) >= FOLD:
-            with self._lock:
-                line.fold()
-        durations = line.durations
-        low, high = durations.quiet
-        return not low < seconds <= high and durations.due[durations.bucket(seconds)]
+        line = self.line(model, version, method, code)
+        line.add(seconds)
+        return line.wants(seconds)
+
+    def line(self, model: str, version: str, method: str, code: str) -> Line:
+        """Return where such RPCs are counted, for whoever counts many of them."""
+        return self._lines.get((model, version, method, code)) or self._new(model, version, method, code)
 
     def add(self, model: str, version: str, method: str, code: str, calls: int) -> None:
         """Count so many RPCs that ended as soon as they came."""
@@ -122,16 +137,16 @@ class RequestCounts:
             line.count += calls
             line.durations.counts[0] += calls
 
-    def _new(self, model: str, version: str, method: str, code: str) -> _Line:
+    def _new(self, model: str, version: str, method: str, code: str) -> Line:
         with self._lock:
             return self._lines.get((model, version, method, code)) or self._line(model, version, method, code)
 
-    def _line(self, model: str, version: str, method: str, code: str) -> _Line:
+    def _line(self, model: str, version: str, method: str, code: str) -> Line:
         key = (model, version, method)
         durations = self._seconds.get(key)
         if durations is None:
             durations = self._seconds[key] = Durations()
-        line = self._lines[*key, code] = _Line(durations)
+        line = self._lines[*key, code] = Line(durations, self._lock)
         return line
 
     def exemplify(self, key: tuple[str, str, str], seconds: float, request_id: str, trace_id: str) -> None:

@@ -1,12 +1,22 @@
-"""What the batcher handles: waiting entries, the lanes they wait in, and the batch that comes of them.
+"""What the batcher handles: waiting entries, the lanes they wait in, and the batch that is drawn from them.
 
-Plain values without a decision in them. This module must never know requests, replies or instances.
+Which lanes, how many rows and when is the batcher's to decide. This module must never know requests, replies or
+instances.
 """
 
+import heapq
 import math
+from collections import defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
+
+MAX_WASTE = 0.15
+"""Largest part of a batch that may be padding, in the unit of `Entry.size`: bytes, which stand for tokens roughly.
+
+Measured with 64 to 500 reviews waiting and batches of 16 and 32: padded tokens are 14 to 17 % of IMDB's and 20 to 24 %
+of SST-2's, where taking them as they come makes it 64 to 70 % and 48 to 53 %.
+"""
 
 Key = tuple[int, Hashable, int]
 
@@ -49,18 +59,6 @@ Piece = tuple[E, int, int]
 """An entry, the first of its rows that runs, and how many."""
 
 
-class Lane(Generic[E]):
-    """Waiting entries of one rank that may share a batch, as a heap of (deadline, arrival number, entry)."""
-
-    __slots__ = ("cancelled", "heap", "key", "rows")
-
-    def __init__(self, key: Key) -> None:
-        self.key = key
-        self.heap: list[tuple[float, int, E]] = []
-        self.rows = 0
-        self.cancelled = 0
-
-
 @dataclass(slots=True)
 class Batch(Generic[E]):
     """What `take` decided: rows to run now (maybe none) and entries that missed their chance."""
@@ -77,3 +75,63 @@ class Batch(Generic[E]):
     """Taken out because they could not have finished in time."""
     not_before: float = math.inf
     """Where the queue delay holds a batch back: the instant to ask again."""
+
+    def add(self, entry: E, start: int, rows: int, end: float) -> None:
+        """Take `rows` of an entry, whose caller waits until `end`."""
+        self.pieces.append((entry, start, rows))
+        self.rows += rows
+        if entry.size:
+            self.size = max(self.size, entry.size)
+            self.sizes += entry.size * rows
+        if end > self.latest:  # noqa: PLR1730 - a call of max() for each request
+            self.latest = end
+
+
+class Lane(Generic[E]):
+    """Waiting entries of one rank that may share a batch, as a heap of (deadline, arrival number, entry)."""
+
+    __slots__ = ("cancelled", "heap", "key", "rows")
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+        self.heap: list[tuple[float, int, E]] = []
+        self.rows = 0
+        self.cancelled = 0
+
+    def draw(
+        self, batch: Batch[E], due: defaultdict[int, int], room: int, finish: float | None = None
+    ) -> tuple[int, int]:
+        """Move entries into a batch, most urgent first, until that has `room` rows; return how many rows and entries.
+
+        With `finish` only as long as they can wait until then and are of near length. `due` counts rows by slot. One
+        loop with no call in it, and its sums are taken at the end: every request comes through here.
+        """
+        heap, before, entries = self.heap, batch.rows, 0
+        while batch.rows < room and heap:
+            entry = heap[0][2]
+            if not entry.waiting:
+                heapq.heappop(heap)
+                self.cancelled -= 1
+                continue
+            end = entry.deadline if entry.delayed_deadline is None else entry.delayed_deadline
+            if finish is not None and not (end >= finish and _near(batch, entry)):
+                break
+            taken, rows = entry.taken, room - batch.rows
+            if entry.rows - taken <= rows:
+                rows = entry.rows - taken
+                heapq.heappop(heap)
+                entry.waiting = False
+                entries += 1
+            entry.taken = taken + rows
+            batch.add(entry, taken, rows, end)
+            due[entry.slot] -= rows
+            if not due[entry.slot]:
+                del due[entry.slot]
+        self.rows -= batch.rows - before
+        return batch.rows - before, entries
+
+
+def _near(batch: Batch[Any], entry: Entry) -> bool:
+    """Whether a batch with this entry in it would still be padded by no more than `MAX_WASTE`."""
+    padded = max(batch.size, entry.size) * (batch.rows + 1)
+    return padded - batch.sizes - entry.size <= MAX_WASTE * padded

@@ -80,6 +80,14 @@ class Sampler:
             held, self._held = self._held, 0
             return held
 
+    def hold(self) -> bool:
+        """Hold a line back if this second has no room for it; False, and nothing is counted, if it has."""
+        with self._lock:
+            if self._passed < self._limit or int(self._clock()) != self._second:
+                return False
+            self._held += 1
+            return True
+
 
 class _Json(logging.Formatter):
     @override

@@ -13,6 +13,8 @@ from server.wire.answer import encode
 from server.wire.auth import Scope
 from server.wire.exchange import Exchange
 from server.wire.gate import Gate
+from server.wire.layout import Layout
+from server.wire.observer import Meter
 from server.wire.reader import Reader
 from server.wire.refusals import Refusals
 
@@ -50,7 +52,8 @@ class InferHandler:
         for left in range(attempts - 1, -1, -1):
             request, layout = self._reader.read(message, deadline, exchange.found)
             again = partial(self._submit, exchange, call, message, deadline, left) if self._distant and left else None
-            exchange.expect(request, encode, layout, again)
+            meter = layout.meters.get(call.method) or self._meter(call.method, layout)
+            exchange.expect(request, encode, layout, again, meter)
             try:
                 ticket = self._queue.submit(request, exchange.reply)
             except (ModelNotReady, ShuttingDown):  # its queue closed a moment ago; look again
@@ -63,3 +66,8 @@ class InferHandler:
             else:
                 call.on_cancel(ticket.cancel)
                 return
+
+    def _meter(self, method: str, layout: Layout) -> Meter:
+        spec = layout.spec
+        meter = layout.meters[method] = self._gate.observer.meter(method, spec.name, spec.version)
+        return meter

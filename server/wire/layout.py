@@ -16,6 +16,7 @@ from server.codec import check_text, is_plain
 from server.errors import InvalidRequest
 from server.messages import ITEM_BYTES, Buffer, InferRequest, Packed, element_count
 from server.spec import ModelSpec
+from server.wire.observer import Meter
 from server.wire.prescan import varint
 from server.wire.shared_memory import Place
 from server.wire.text import dims, quote
@@ -86,6 +87,8 @@ class Layout:
         """Encoded output descriptions by output shapes (see answer.py)."""
         self.prefix = b""
         """The encoded name and version of the model, likewise."""
+        self.meters: dict[str, Meter] = {}
+        """What counts the calls that bring such requests, by their method."""
         self._arrange = _arranger(places)
         ordered = [slots[place] for place in places]
         self._form = tuple([(slot.name, slot.datatype, slot.shape) for slot in ordered])

@@ -43,8 +43,18 @@ class Outcome:
         return parse(own or given(self.metadata))
 
 
+class Meter(Protocol):
+    """Counts the RPCs of one method and model version that end with OK, of which nobody wants to know more."""
+
+    def suffices(self, seconds: float) -> bool:
+        """Count one that took so long; False, and nothing is counted, where the observer wants to hear of it."""
+
+
 class Observer(Protocol):
-    """Hears of every RPC once, on whichever thread ended it; must not block or raise."""
+    """Hears of every RPC once, itself or through a meter, on whichever thread ended it; must not block or raise."""
+
+    def meter(self, method: str, model: str, version: str) -> Meter:
+        """Return what counts many RPCs that are alike; `method` is its path."""
 
     def finished(self, outcome: Outcome) -> None:
         """Count it, write it down."""

@@ -6,11 +6,12 @@ import time
 import pytest
 
 from server import log
-from server.accounting import Accountant, WorkLog
+from server.accounting import Accountant, Traced, WorkLog
 from server.counts import RequestCounts
 from server.errors import InferenceFailed, InvalidValues
 from server.messages import InferRequest, InferResponse, Timing
 from server.queues.claims import Claim
+from server.statistics import SECONDS_BUCKETS
 from server.transports.base import StatusCode
 from server.wire.observer import Outcome
 from server.work import Work
@@ -70,6 +71,54 @@ def test_calls_that_were_turned_away_are_counted_one_by_one_and_written_as_one_l
     calls, seconds = counts.snapshot()
     assert calls == {("", "", "ModelInfer", "RESOURCE_EXHAUSTED"): 12}
     assert sum(seconds["", "", "ModelInfer"].counts) == 12
+
+
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
+
+
+def measured(counts):
+    """Return what was counted of OK, and how many durations are below 25 ms and above."""
+    calls, seconds = counts.snapshot()
+    split = SECONDS_BUCKETS.index(0.025) + 1
+    durations = seconds["churn", "1", "ModelInfer"].counts
+    return calls["churn", "1", "ModelInfer", "OK"], sum(durations[:split]), sum(durations[split:])
+
+
+def test_a_meter_counts_what_needs_no_line_and_leaves_the_rest_to_be_heard_of(written):
+    counts = RequestCounts()
+    accountant = Accountant(counts, 1)
+    meter = accountant.meter(METHOD, "churn", "1")
+    whole = outcome(model="churn", version="1")
+
+    first = meter.suffices(whole.seconds)  # there is room for a line, and no example
+    accountant.finished(whole)
+    alike = [meter.suffices(whole.seconds) for _ in range(3)]
+    slow = meter.suffices(3.0)  # no example of so long a one
+
+    assert (first, alike, slow) == (False, [True] * 3, False)
+    assert measured(counts) == (4, 4, 0)
+    assert len(written()) == 1
+
+
+def test_what_a_meter_counted_is_held_back_like_any_line(written, monkeypatch):
+    counts = RequestCounts()
+    accountant = Accountant(counts, 1)
+    accountant.finished(outcome(model="churn", version="1"))
+    meter = accountant.meter(METHOD, "churn", "1")
+    assert [meter.suffices(0.0125) for _ in range(2)] == [True] * 2
+    monkeypatch.setattr(accountant._usual, "_clock", lambda: time.monotonic() + 1)
+    assert not meter.suffices(0.0125)
+    accountant.finished(outcome(model="churn", version="1"))
+
+    assert [line.get("skipped") for line in written()] == [None, 2]
+
+
+def test_a_traced_call_is_never_left_to_a_meter():
+    counts = RequestCounts()
+    meter = Traced(Accountant(counts, 0), tracing=None).meter(METHOD, "churn", "1")
+
+    assert [meter.suffices(0.0125) for _ in range(3)] == [False] * 3
+    assert counts.snapshot()[0] == {}
 
 
 def test_our_own_faults_keep_their_lines_when_successes_have_used_up_theirs(written):

@@ -2,9 +2,9 @@ import math
 
 import pytest
 
-from server.batcher import MAX_WASTE, Batcher
+from server.batcher import Batcher
 from server.cost import CostCurve
-from server.lanes import Entry
+from server.lanes import MAX_WASTE, Entry
 from server.spec import BatchPolicy
 from tests.unit.simulation import linear
 

@@ -67,3 +67,15 @@ def test_an_absolute_figure_never_decides():
 def test_a_busy_machine_gets_half_of_each_bar():
     assert broken(results(**{"sluice 2.0": {"goodput": 480.0}}), relaxed=True) == []
     assert len(broken(results(**{"sluice 2.0": {"goodput": 470.0}}), relaxed=True)) == 1
+
+
+def test_variants_are_compared_turn_by_turn():
+    found = results()
+    found.variants.clear()
+    for speed in (1000.0, 400.0, 1600.0):
+        found.variants["sluice"].append(run(rate=speed))
+        found.variants["no-metrics"].append(run(rate=speed * 1.01))
+        found.variants["no-isolation"].append(run(rate=speed * 1.2))
+
+    (text,) = broken(found)
+    assert "no-isolation" in text

@@ -114,7 +114,7 @@ class Raced(list):
 def test_a_duration_that_comes_while_others_are_entered_is_entered_next(counts):
     count(counts, FAST)
     line = counts._lines[*KEY, "OK"]
-    line.news = Raced(line.news)
+    line._news = Raced(line._news)
 
     assert counts.snapshot()[0] == {(*KEY, "OK"): 1}
     codes, seconds = counts.snapshot()

@@ -72,3 +72,15 @@ def test_the_sampler_lets_its_rate_through_and_counts_the_rest():
 
     assert first == [0, 0, None, None, None]
     assert second == [3, 0, None]
+
+
+def test_a_line_is_held_back_unasked_only_while_its_second_is_full():
+    now = 10.0
+    sampler = log.Sampler(1, clock=lambda: now)
+
+    before = [sampler.hold(), sampler.admit(), sampler.hold(), sampler.hold()]
+    now = 11.0
+    after = [sampler.hold(), sampler.admit(), sampler.hold()]
+
+    assert before == [False, 0, True, True]
+    assert after == [False, 2, True]
