@@ -15,7 +15,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import opened, promises, report
+from bench import opened, promises, report, without_metrics
 from bench.bodies import MODELS, body, newest_version
 from bench.closed import H2Load, installed
 from bench.results import WIDE, Results, bare_loop, machine
@@ -40,7 +40,8 @@ def main() -> int:
     results = Results(machine(), datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         servers = {name: stack.enter_context(started(name, *command)) for name, command in _commands(options).items()}
-        servers["no-metrics"].metrics = ""  # they would tell of nothing
+        servers[TWIN].metrics = ""  # they would tell of half
+        servers[NO_METRICS] = servers[TWIN]
         for peer in options.peer:
             name, _, address = peer.partition("=")
             servers[name] = Target(name, address)
@@ -80,7 +81,7 @@ class Suite:
                 self._wide(model)
                 self._bare(model)
         for name, target in self._servers.items():
-            if target.process:
+            if target.process and name != NO_METRICS:
                 self._results.memory[name].append(asdict(target.memory()))
 
     def variants(self) -> None:
@@ -89,6 +90,9 @@ class Suite:
         for turn in range(self._options.turns):
             # in another order each time: whoever always comes behind the same one inherits its caches
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                process = self._servers[name].process
+                if process is not None and name in (TWIN, NO_METRICS):
+                    process.send_signal(without_metrics.ON if name == TWIN else without_metrics.OFF)
                 run = self._load(name, "churn").run(256, min(self._options.seconds, TURN))
                 self._results.variants["sluice" if name == TWIN else name].append(asdict(run))
 
@@ -150,9 +154,11 @@ class Suite:
 
 TWIN = "twin"
 """Sluice as it comes, but fresh: the one that was overloaded before is compared with nobody who was not."""
+NO_METRICS = "no-metrics"
+"""The same process with its counting taken out."""
 TURN = 0.5
 """Seconds of a turn at most: the shorter, the more alike is the machine to those that are compared."""
-VARIANTS = (TWIN, "no-metrics", "no-isolation")
+VARIANTS = (TWIN, NO_METRICS, "no-isolation")
 
 
 def _commands(options: argparse.Namespace) -> dict[str, tuple[list[str], str] | tuple[list[str]]]:
@@ -161,8 +167,7 @@ def _commands(options: argparse.Namespace) -> dict[str, tuple[list[str], str] | 
     commands: dict[str, tuple[list[str], str] | tuple[list[str]]] = {"sluice": (sluice(options.store),)}
     commands |= {name: (baseline(module, folders),) for name, module in BASELINES.items()}
     commands |= {"echo": (echo(), ECHO), "core-echo": (baseline("core_echo", ()), ECHO)}
-    commands[TWIN] = (sluice(options.store),)
-    commands["no-metrics"] = (sluice(options.store, module="bench.without_metrics"),)
+    commands[TWIN] = (sluice(options.store, module="bench.without_metrics"),)
     commands["no-isolation"] = (sluice(options.store, "--isolation", "none"),)
     return commands
 

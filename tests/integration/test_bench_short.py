@@ -9,10 +9,12 @@ import time
 
 import pytest
 
+from bench import without_metrics
 from bench.bodies import MODELS, body
-from bench.targets import ECHO, INFER, ROOT, echo, started
-from server.load.generator import Generator
+from bench.targets import ECHO, INFER, ROOT, echo, sluice, started
+from server.load.generator import OK, Generator
 from server.load.outcome import poisson
+from tests.management import eventually
 
 needs_h2load = pytest.mark.skipif(shutil.which("h2load") is None, reason="h2load is not installed (nghttp2-client)")
 
@@ -121,3 +123,21 @@ def test_a_call_without_an_answer_ends_at_its_deadline(echo_target):
 @pytest.mark.parametrize("model", MODELS)
 def test_bodies_are_small_enough_for_one_frame(model):
     assert 50 < len(body(model)) < 16384
+
+
+def growth(target):
+    """Make some calls and return by how many the server's counter has grown since."""
+    before = target.scrape("churn")["requests"]
+    generator = Generator(target.address, INFER, body("churn"), connections=1)
+    assert generator.open_loop([0.0] * 20).codes == {OK: 20}
+    generator.close()
+    return target.scrape("churn")["requests"] - before
+
+
+def test_metrics_are_taken_out_and_put_back_in_one_process():
+    with started("switched", sluice(ROOT / "model_store", module="bench.without_metrics")) as target:
+        assert growth(target) > 0
+        target.process.send_signal(without_metrics.OFF)
+        eventually(lambda: growth(target) == 0)
+        target.process.send_signal(without_metrics.ON)
+        eventually(lambda: growth(target) > 0)
