@@ -13,7 +13,7 @@ CALM_DEADLINE = 1.0
 """Seconds given to calls where latency is the question; one without an answer counts as having taken as long."""
 TIGHT_DEADLINE = 0.1
 """Seconds given to calls where overload is the question."""
-TIGHT_TICK = 0.002
+TIGHT_TICK = 0.004
 """Seconds that the generator sleeps there between two looks: each takes 0.1 ms of CPU from the server."""
 
 

@@ -134,7 +134,8 @@ class Admission:
             raise DeadlineUnreachable(
                 f"expected a deadline at least {1000 * needed:.1f} ms away, got {1000 * budget:.1f} ms",
                 retry_after=max(needed - budget, SHORTEST_RETRY),
-                rate=instances * limit / costs.seconds(limit),
+                wait=max(start - pending.arrival, 0.0),
+                taken=batcher.rows_taken,
             )
 
 

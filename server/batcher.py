@@ -14,6 +14,7 @@ The state, all of it:
     _due        rank -> {deadline / SLOT: rows}: a coarse calendar, to know how many rows are more urgent
     _latest     rank -> a slot that none of its entries is behind: who comes last need not look into the calendar
     rows, entries, entries_by_rank   what is waiting, cancelled ones not counted
+    _taken      rows that were put into batches
 """
 
 import heapq
@@ -35,6 +36,9 @@ OFFSETS = (0, 1, -1, 2, -2)
 
 SLOT = 0.005
 """Resolution of the calendar in seconds: finer than any prediction is good for."""
+
+NEARLY_LAST = 4
+"""Slots that are looked at from the last one on: what comes on different connections is a little out of order."""
 
 NEVER = 1 << 60
 """The calendar's slot for entries without a deadline."""
@@ -63,6 +67,7 @@ class Batcher(Generic[E]):
         self.limit = limit
         self.rows = self.entries = 0
         self.entries_by_rank: defaultdict[int, int] = defaultdict(int)
+        self._taken = 0
         self._policy = policy
         self._costs = costs
         self._lanes: dict[Key, Lane[E]] = {}
@@ -148,16 +153,24 @@ class Batcher(Generic[E]):
 
     def rows_before(self, rank: int, deadline: float) -> int:
         """Return about how many of the waiting rows would be taken before those of a newcomer."""
-        rows = 0
         last = deadline / SLOT
-        if len(self._due) == 1 and self._latest.get(rank, math.inf) <= last:
-            return self.rows  # the usual case: deadlines nearly always come in order
+        if len(self._due) == 1 and (latest := self._latest.get(rank, NEVER)) - last < NEARLY_LAST:
+            due, rows = self._due[rank], self.rows  # the usual case: deadlines nearly always come in order
+            while latest > last:
+                rows -= due.get(latest, 0)
+                latest -= 1
+            return rows
+        rows = 0
         for other, due in self._due.items():
             if other < rank:
                 rows += sum(due.values())
             elif other == rank:
                 rows += sum(count for slot, count in due.items() if slot <= last)
         return rows
+
+    def rows_taken(self) -> int:
+        """Return how many rows batches have had in all; any thread."""
+        return self._taken
 
     def __iter__(self) -> Iterator[E]:
         """Iterate over the waiting entries in no particular order."""
@@ -251,6 +264,7 @@ class Batcher(Generic[E]):
     def _draw(self, batch: Batch[E], lane: Lane[E], room: int, finish: float | None = None) -> None:
         rows, entries = lane.draw(batch, self._due[lane.key[0]], room, finish)
         self.rows -= rows
+        self._taken += rows
         self.entries -= entries
         self.entries_by_rank[lane.key[0]] -= entries
         self._list(lane)

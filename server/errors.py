@@ -30,6 +30,7 @@ class but InferenceFailed travels to the client: it must name what was expected 
 a class name or more than 64 characters of the caller's own input.
 """
 
+from collections.abc import Callable
 from typing import ClassVar
 
 
@@ -155,14 +156,23 @@ class QueueFull(Exhausted):
 class DeadlineUnreachable(Exhausted):
     """The predicted start of this request already misses its deadline, so it is refused at once.
 
-    `rate` is how many rows a second the model works off, 0 where that is not known.
+    `wait` is how many seconds those before it take, 0 where that is not known; `taken` tells how many rows the model's
+    instances have been given so far: so many may come in the place of those that were there.
     """
 
     reason = "predicted_miss"
 
-    def __init__(self, message: str, *, retry_after: float | None = None, rate: float = 0.0) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        wait: float = 0.0,
+        taken: Callable[[], int] | None = None,
+    ) -> None:
         super().__init__(message, retry_after=retry_after)
-        self.rate = rate
+        self.wait = wait
+        self.taken = taken
 
 
 class TooLarge(Exhausted):

@@ -2,8 +2,8 @@
 
 Under overload most requests are refused for the same reason as the one before. Reading such a request, checking and
 predicting it costs as much as preparing one that is served. So for a while after a refusal, what comes for the same
-model with about the same time left is refused by its first bytes, except for as many as the model has worked off since:
-a token bucket. This module must never know a queue.
+model with about the same time left is refused by its first bytes, except for as many as have begun to run since. This
+module must never know a queue.
 """
 
 import time
@@ -19,14 +19,16 @@ from server.wire.reader import NAME_TAG, VERSION_TAG, head_of
 from server.wire.status import status_error
 
 KEPT = 0.3
-"""For how long, as a part of the time that the refused request had left.
+"""For how long, as a part of the time that the refused request had left; no longer than what waits before it takes."""
+SHORTEST = 0.002
+"""Seconds below which nothing is remembered: about as long as a slice of calls takes."""
+PASSING = 0.9
+"""Of the rows that instances have been given meanwhile, the part in whose place others may pass.
 
-A queue that refuses is twice as long, so that none runs empty where the rate was underestimated."""
-PASSING = 0.8
-"""Of what the model works off meanwhile, the part that may pass.
-
-All of it would keep the queue where it refuses: every batch's time some would be let pass only to be refused when it is
-their turn, after they have cost most of what a served one does. The queue makes up for the rest when this has passed.
+All of them would keep the queue where it refuses, so that some would be let pass only to be refused when it is their
+turn, after they have cost most of what a served one does. The queue makes up for the rest when this has passed. They
+are counted and not reckoned from a rate: where batches are long next to deadlines, queues are short, and one where that
+was wrong by a little ran empty (MNIST in batches of 64 rows, which take 20 ms of 100).
 """
 SOONER, LATER = 0.95, 1.1
 """A request is like the refused one if it has at least this part of its time left, for with less it may go before those
@@ -43,12 +45,16 @@ class Refusal:
 
     at: float
     """When it was refused."""
+    until: float
+    """When it is forgotten."""
     left: float
     """Seconds that it had; those that had about as many, or more, are like it."""
     needed: float
     """Seconds that it would have needed."""
-    rate: float
-    """How many a second are worked off, so that there is room for as many."""
+    taken: Callable[[], int]
+    """How many rows the model's instances have been given so far."""
+    before: int
+    """How many it was then, so that there is room for as many as came since."""
     status: StatusError
     beginning: bytes
     """How messages for the model begin: with its name and version, and what comes next is not one of them."""
@@ -99,16 +105,21 @@ class Refusals:
         alike = 3 + len(head[0]) + (2 + len(head[1]) if head[1] else 0)
         if message[alike - 1] in (NAME_TAG, VERSION_TAG):
             return  # said again: what the message is for would not be known by its beginning
-        now = self._clock()
+        now, taken = self._clock(), refusal.taken
         left = min(left, request.deadline - now)
+        kept = min(KEPT * left, refusal.wait)
+        if taken is None or kept < SHORTEST:
+            return
         words = DeadlineUnreachable(str(refusal).partition(",")[0], retry_after=refusal.retry_after)
         needed = left + (refusal.retry_after or 0.0)
-        self._until = max(self._until, now + KEPT * left)
+        self._until = max(self._until, now + kept)
         self._newest = self.recent[head[:2]] = Refusal(
             now,
+            now + kept,
             left,
             needed,
-            refusal.rate,
+            taken,
+            taken(),
             status_error(words, ""),
             message[:alike],
             spec.name,
@@ -126,7 +137,7 @@ class Refusals:
         if known is None or not message.startswith(known.beginning):  # it nearly always does
             head = head_of(message)
             known = self.recent.get(head[:2]) if head is not None else None
-        if known is None or now - known.at >= KEPT * known.left:
+        if known is None or now >= known.until:
             return None
         return known if SOONER * known.left <= left < LATER * known.needed else None
 
@@ -143,7 +154,7 @@ class Refusals:
         age = self._clock() - known.at
         if waited:
             return age >= waited
-        if known.passed < PASSING * known.rate * age:
+        if known.passed < PASSING * (known.taken() - known.before):
             known.passed += 1
             return True
         return False

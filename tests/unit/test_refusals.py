@@ -17,11 +17,17 @@ REFUSAL = "expected a deadline at least 150.0 ms away, got 100.0 ms"
 
 
 class Clock:
+    """The time, and how many rows have been worked off."""
+
     def __init__(self):
         self.now = 0.0
+        self.taken = 1000
 
     def __call__(self):
         return self.now
+
+    def refusal(self, retry_after=0.05, wait=1.0):
+        return DeadlineUnreachable(REFUSAL, retry_after=retry_after, wait=wait, taken=lambda: self.taken)
 
 
 @pytest.fixture
@@ -33,7 +39,7 @@ def refused(clock, *specs, refusal=None, rows=1, first=None, remaining=BUDGET):
     """Return a wire whose queue has just refused a request, and will refuse none that it is asked for again."""
     bench = Bench(*specs)
     bench.methods[INFER].handler.refusals._clock = clock
-    bench.queue.refusals.append(refusal or DeadlineUnreachable(REFUSAL, retry_after=0.05))
+    bench.queue.refusals.append(refusal or clock.refusal())
     first = bench.start(first or message(specs[0] if specs else CHURN, rows), remaining=remaining)
     assert first.code is StatusCode.RESOURCE_EXHAUSTED
     return bench
@@ -68,8 +74,36 @@ def test_all_that_were_refused_so_are_counted_at_once(clock):
     assert bench.recorder.turned_away == [(INFER, StatusCode.RESOURCE_EXHAUSTED, "predicted_miss", 21, "churn", "1")]
 
 
+def test_a_refusal_counts_no_longer_than_what_was_waiting_before_it(clock):
+    bench = refused(clock, refusal=clock.refusal(wait=0.01))
+    clock.now += 0.0099
+    assert judged(bench) is not None
+    clock.now += 0.0002
+
+    assert judged(bench) is None
+
+
+@pytest.mark.parametrize("refusal", [{"wait": 0.0015}, {"wait": 0.0}])
+def test_where_hardly_anything_waits_each_is_asked_for(clock, refusal):
+    assert judged(refused(clock, refusal=clock.refusal(**refusal))) is None
+
+
+def test_where_nobody_counts_what_is_worked_off_each_is_asked_for(clock):
+    assert judged(refused(clock, refusal=DeadlineUnreachable(REFUSAL, retry_after=0.05, wait=1.0))) is None
+
+
+@pytest.mark.parametrize(("said", "once"), [(b"\x12\x00", b""), (b"\x12\x011\x12\x011", b"\x12\x011")])
+def test_what_says_its_version_again_is_no_measure_for_others(clock, said, once):
+    name, rest = b"\x0a\x05churn", message(CHURN).SerializeToString()[7:]
+    bench = refused(clock, first=name + said + rest)
+    other = refused(clock, first=name + once + rest)
+
+    assert bench.methods[INFER].shed.refuse(name + once + rest, BUDGET, (), 0.0) is None
+    assert other.methods[INFER].shed.refuse(name + once + rest, BUDGET, (), 0.0) is not None
+
+
 def test_after_a_moment_the_queue_is_asked_again(clock):
-    bench = refused(clock, refusal=DeadlineUnreachable(REFUSAL, retry_after=1.0))
+    bench = refused(clock, refusal=clock.refusal(retry_after=1.0))
     clock.now += KEPT * BUDGET * 0.99
     assert judged(bench) is not None
     clock.now += KEPT * BUDGET * 0.02
@@ -80,7 +114,7 @@ def test_after_a_moment_the_queue_is_asked_again(clock):
 def test_after_a_moment_nobody_is_asked_about_whatever_model_comes(clock):
     bench = refused(clock)
     clock.now += KEPT * BUDGET * 0.9
-    bench.queue.refusals.append(DeadlineUnreachable(REFUSAL, retry_after=0.05))
+    bench.queue.refusals.append(clock.refusal())
     bench.start(message(MNIST), remaining=BUDGET)
     recent = bench.methods[INFER].shed.recent
     clock.now += KEPT * BUDGET * 0.2
@@ -94,18 +128,19 @@ def test_after_a_moment_nobody_is_asked_about_whatever_model_comes(clock):
 
 
 def test_as_many_pass_as_were_worked_off_since(clock):
-    bench = refused(clock, refusal=DeadlineUnreachable(REFUSAL, retry_after=0.05, rate=1000.0 / PASSING))
+    bench = refused(clock)
     assert judged(bench) is not None
-    clock.now += 0.0035
+    clock.taken += 4
     passed = [judged(bench) is None for _ in range(6)]
-    clock.now += 0.002
-    passed += [judged(bench) is None for _ in range(3)]
+    clock.taken += 10
+    passed += [judged(bench) is None for _ in range(12)]
 
-    assert passed == [True] * 4 + [False] * 2 + [True] * 2 + [False]
+    assert PASSING == 0.9
+    assert passed == [True] * 4 + [False] * 2 + [True] * 9 + [False] * 3
 
 
 def test_who_was_let_pass_is_refused_by_what_was_refused_since_it_came(clock):
-    bench = refused(clock, refusal=DeadlineUnreachable(REFUSAL, retry_after=0.05, rate=1000.0 / PASSING))
+    bench = refused(clock)
     clock.now += 0.004
 
     assert judged(bench, waited=0.005) is not None
@@ -192,11 +227,11 @@ def test_a_full_queue_is_asked_each_time(clock):
 
 
 def test_who_may_not_call_is_not_told_of_the_load_and_takes_nobodys_place(clock):
-    bench = refused(clock, refusal=DeadlineUnreachable(REFUSAL, retry_after=0.05, rate=1000.0 / PASSING))
+    bench = refused(clock)
     authenticator = bench.methods[INFER].handler._gate.authenticator
     right, authenticator.check = authenticator.check, _refuse
     assert judged(bench) is None
-    clock.now += 0.0015
+    clock.taken += 2
     strangers = [judged(bench) for _ in range(10)]
     authenticator.check = right
 
