@@ -86,10 +86,9 @@ class Suite:
 
     def variants(self) -> None:
         """Measure Sluice as it comes, without metrics and without isolation, in many short turns, none with a past."""
-        names = list(VARIANTS)
         for turn in range(self._options.turns):
-            # in another order each time: whoever always comes behind the same one inherits its caches
-            for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            # each as often first as the other: who comes behind another process finds cold caches
+            for name in (TWIN, NO_METRICS, "no-isolation") if turn % 2 else (NO_METRICS, TWIN, "no-isolation"):
                 process = self._servers[name].process
                 if process is not None and name in (TWIN, NO_METRICS):
                     process.send_signal(without_metrics.ON if name == TWIN else without_metrics.OFF)
@@ -175,7 +174,7 @@ def _commands(options: argparse.Namespace) -> dict[str, tuple[list[str], str] | 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--turns", type=int, default=31, help="of the comparison with metrics and isolation off")
+    parser.add_argument("--turns", type=int, default=32, help="of the comparison with metrics and isolation off")
     parser.add_argument("--overloads", type=int, default=3, help="of Sluice in each round, at twice its saturation")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--models", type=lambda text: text.split(","), default=list(MODELS))
