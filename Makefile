@@ -94,7 +94,7 @@ $(CHECK)/.done: deploy/check/requirements.txt
 # --- bench ---
 .PHONY: bench bench-short bench-large bench-queue overload swap session-kill fuzz
 
-bench: dev tools ## measure against the baselines and the limits, on a quiet machine (12 minutes)
+bench: dev tools ## measure against the baselines and the limits, on a quiet machine (20 minutes)
 	$(BIN)/python -m bench.suite --json out/bench.json --plots docs/img $(ARGS)
 
 bench-short: dev tools ## the same in half a minute, with bars for a busy machine

@@ -175,7 +175,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--turns", type=int, default=32, help="of the comparison with metrics and isolation off")
-    parser.add_argument("--overloads", type=int, default=3, help="of Sluice in each round, at twice its saturation")
+    parser.add_argument("--overloads", type=int, default=5, help="of Sluice in each round, at twice its saturation")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--models", type=lambda text: text.split(","), default=list(MODELS))
     parser.add_argument("--store", type=Path, default=ROOT / "model_store")

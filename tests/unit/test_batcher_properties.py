@@ -3,12 +3,12 @@
 import math
 from collections import defaultdict
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from server import batcher as module
-from server.batcher import Batcher
+from server.batcher import NEVER, SLOT, Batcher
 from server.cost import CostCurve
 from server.lanes import MAX_WASTE, Entry
 from server.spec import BatchPolicy
@@ -127,6 +127,9 @@ class BatcherMachine(RuleBasedStateMachine):
         assert self.batcher.entries == len(self.waiting)
         assert set(self.batcher) == set(self.waiting)
         assert self.batcher.rows_before(9, math.inf) == sum(self.waiting.values())
+        assert self.batcher.rows_taken() == sum(rows for slices in self.runs.values() for _, rows in slices)
+        for entry in self.waiting:
+            assert self.batcher.rows_before(entry.rank, entry.deadline) == rows_before(self.waiting, entry)
 
     @invariant()
     def rows_run_once_each_and_in_order(self):
@@ -134,6 +137,42 @@ class BatcherMachine(RuleBasedStateMachine):
             assert [start for start, _ in slices] == [sum(rows for _, rows in slices[:i]) for i in range(len(slices))]
             assert sum(rows for _, rows in slices) <= entry.rows
             assert entry in self.waiting or entry in self.gone or sum(rows for _, rows in slices) == entry.rows
+
+
+def slot(entry):
+    return NEVER if entry.deadline == math.inf else int(entry.deadline / SLOT)
+
+
+def rows_before(waiting, newcomer):
+    """Work it out without a calendar, at its resolution."""
+    last = newcomer.deadline / SLOT
+    return sum(
+        rows
+        for entry, rows in waiting.items()
+        if entry.rank < newcomer.rank or (entry.rank == newcomer.rank and slot(entry) <= last)
+    )
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.integers(1, 4), st.booleans()), max_size=40),
+    st.integers(0, 60),
+    st.data(),
+)
+def test_rows_before_a_newcomer_are_counted_whether_it_comes_last_or_not(waiting, deadline, data):
+    batcher = Batcher(BatchPolicy(enabled=True), CostCurve([(1, 1e-6), (8, 1e-6)]), 8)
+    rows = {}
+    for at, count, _ in waiting:
+        entry = Entry(count, at * 0.3 * SLOT, 0.0)
+        batcher.add(entry)
+        rows[entry] = count
+    for entry, (_, _, leaves) in zip(list(rows), waiting, strict=True):
+        if leaves:
+            batcher.discard(entry)
+            del rows[entry]
+    for entry, _, taken in batcher.take(-1.0).pieces if data.draw(st.booleans()) else ():
+        rows[entry] -= taken
+
+    assert batcher.rows_before(0, deadline * 0.3 * SLOT) == rows_before(rows, Entry(1, deadline * 0.3 * SLOT, 0.0))
 
 
 BatcherMachine.TestCase.settings = settings(
