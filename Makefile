@@ -92,13 +92,16 @@ $(CHECK)/.done: deploy/check/requirements.txt
 	@touch $@
 
 # --- bench ---
-.PHONY: bench bench-short bench-large bench-queue overload swap session-kill fuzz
+.PHONY: bench bench-short bench-gpu bench-large bench-queue overload swap session-kill fuzz
 
 bench: dev tools ## measure against the baselines and the limits, on a quiet machine (20 minutes)
 	$(BIN)/python -m bench.suite --json out/bench.json --plots docs/img $(ARGS)
 
 bench-short: dev tools ## the same in half a minute, with bars for a busy machine
 	$(BIN)/python -m bench.suite --quick $(ARGS)
+
+bench-gpu: dev ## on a GPU, beside ONNX Runtime alone on it
+	$(BIN)/python -m bench.gpu --json out/bench-gpu.json $(ARGS)
 
 bench-large: dev tools ## 1 MB and 16 MB requests beside the bare transport
 	$(BIN)/python -m bench.large $(ARGS)

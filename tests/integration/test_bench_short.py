@@ -49,6 +49,31 @@ def test_large_requests_are_measured_beside_the_bare_transport():
     assert [line.split(":")[0] for line in ran.stdout.splitlines()] == ["held   1 MB requests", "held   16 MB requests"]
 
 
+def gpu_bench(*flags):
+    command = [sys.executable, "-m", "bench.gpu", "--models", "mnist", "--rounds", "1", "--seconds", "0.2", *flags]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_what_measures_a_gpu_works_on_the_cpu_and_binds_nobody_there(tmp_path):
+    found = tmp_path / "found.json"
+    ran = gpu_bench("--device", "cpu", "--frontends", "2", "--clients", "2", "--json", str(found))
+    (measured,) = json.loads(found.read_text())["models"]["mnist"]["rounds"]
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert measured["rows_per_second"] > 0
+    assert measured["share"] == pytest.approx(measured["rows_per_second"] / measured["bare_rows_per_second"])
+    assert 0 < measured["p50_ms"] <= measured["p99_ms"]
+    assert "fp16 accuracy 0.99" in ran.stdout
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="a GPU is here")
+def test_where_no_gpu_answers_the_measurement_says_so():
+    ran = gpu_bench()
+
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.startswith("expected ONNX Runtime to run on cuda, it runs on ")
+
+
 @pytest.mark.parametrize("script", ["overload", "session_kill", "swap"])
 def test_a_load_script_holds_what_must_never_break(script):
     command = [sys.executable, "-m", f"tests.load.{script}", "--relaxed", "--seconds", "3"]
