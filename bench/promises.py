@@ -63,9 +63,8 @@ def _limits(results: Results) -> Iterator[Verdict]:
     for model in ("mnist", "sentiment"):
         if model in results.closed:
             levels = results.closed[model]["sluice"].values()
-            single = max(median(runs, "rate") for runs in levels)
-            wide = median(results.wide[model], "rows_per_second")
-            share = max(single, wide) / results.best_loop(model)
+            single = max(median(runs, "rate") for runs in levels) / results.best_loop(model)
+            share = max(single, results.wide_share(model))
             yield Verdict(f"{model}, saturated: rows/s over the bare session loop's best", share, 0.9, at_most=False)
 
 

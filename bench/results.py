@@ -55,8 +55,16 @@ class Results:
 
     def best_loop(self, model: str) -> float:
         """Return the rows a second that ONNX Runtime alone made of a model with the best setting, as a median."""
-        settings = zip(*self.loops[model], strict=True)
-        return max(median(runs, "rows_per_second") for runs in settings)
+        return median(self._best(model), "rows_per_second")
+
+    def wide_share(self, model: str) -> float:
+        """Return the rows a second of wide requests over those of the loop at its best, just before and behind."""
+        best = [run["rows_per_second"] for run in self._best(model)]
+        shares = [2 * run["rows_per_second"] / (best[run["loop"]] + best[run["loop"] + 1]) for run in self.wide[model]]
+        return float(statistics.median(shares))
+
+    def _best(self, model: str) -> Sequence[Run]:
+        return max(zip(*self.loops[model], strict=True), key=lambda runs: median(runs, "rows_per_second"))
 
 
 WIDE = 32

@@ -77,7 +77,7 @@ class Suite:
             self._closed(model)
             self._open(model, number)
             self._bare(model)
-            if model != "churn":
+            for _ in range(self._options.overloads if model != "churn" else 0):
                 self._wide(model)
                 self._bare(model)
         for name, target in self._servers.items():
@@ -113,7 +113,8 @@ class Suite:
         if key not in self._loads:
             self._loads[key] = H2Load(self._servers["sluice"], model, body(model, WIDE), self._folder)
         run = self._loads[key].run(16, self._options.seconds)
-        self._results.wide[model].append(asdict(run) | {"rows_per_second": run.rate * WIDE})
+        before = len(self._results.loops[model]) - 1
+        self._results.wide[model].append(asdict(run) | {"rows_per_second": run.rate * WIDE, "loop": before})
 
     def _open(self, model: str, number: int) -> None:
         for share in self._options.shares:
@@ -175,7 +176,12 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--turns", type=int, default=32, help="of the comparison with metrics and isolation off")
-    parser.add_argument("--overloads", type=int, default=5, help="of Sluice in each round, at twice its saturation")
+    parser.add_argument(
+        "--overloads",
+        type=int,
+        default=5,
+        help="of Sluice in each round, at twice its saturation; as often its rows are",
+    )
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--models", type=lambda text: text.split(","), default=list(MODELS))
     parser.add_argument("--store", type=Path, default=ROOT / "model_store")

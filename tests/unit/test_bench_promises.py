@@ -1,5 +1,7 @@
 """The suite's verdicts: a promise that falls short is called BROKEN, and only ratios decide."""
 
+import pytest
+
 from bench.promises import judge
 from bench.results import Results
 
@@ -79,3 +81,14 @@ def test_variants_are_compared_turn_by_turn():
 
     (text,) = broken(found)
     assert "no-isolation" in text
+
+
+def test_rows_are_compared_with_the_best_loop_right_before_and_behind():
+    found = Results({}, "")
+    for slow, fast in ((100.0, 1000.0), (300.0, 500.0), (100.0, 1500.0), (100.0, 1500.0)):
+        found.loops["mnist"].append([{"rows_per_second": slow}, {"rows_per_second": fast}])
+    for loop, rows in ((0, 675.0), (1, 930.0), (2, 1200.0)):
+        found.wide["mnist"].append({"rows_per_second": rows, "loop": loop})
+
+    assert found.wide_share("mnist") == pytest.approx(0.9)
+    assert found.best_loop("mnist") == 1250.0
