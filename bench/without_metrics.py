@@ -17,7 +17,7 @@ _COUNTING = [
     (owner, name, getattr(owner, name))
     for owner, names in (
         (RequestCounts, ("count", "add")),
-        (Line, ("add", "wants")),
+        (Line, ("add", "wants", "take")),
         (Histogram, ("observe", "observe_all")),
         (ModelStatistics, ("executed", "reject")),
     )
@@ -30,9 +30,14 @@ def _nothing(*_: object) -> int:
     return 0
 
 
+def _taken(*_: object) -> bool:
+    """Count nothing, and say that it was counted."""
+    return True
+
+
 def _take_out(*_: object) -> None:
     for owner, name, _method in _COUNTING:
-        setattr(owner, name, _nothing)
+        setattr(owner, name, _taken if name == "take" else _nothing)
 
 
 def _put_back(*_: object) -> None:

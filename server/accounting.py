@@ -33,11 +33,12 @@ class _Meter:
         self._lines_written = lines_written
 
     def suffices(self, seconds: float) -> bool:
-        line = self._line
-        if line.wants(seconds) or not self._lines_written.hold():
+        if not self._lines_written.hold():
             return False
-        line.add(seconds)
-        return True
+        if self._line.take(seconds):
+            return True
+        self._lines_written.let_go()
+        return False
 
 
 class _Insufficient:

@@ -94,6 +94,18 @@ class Line:
         low, high = durations.quiet
         return not low < seconds <= high and durations.due[durations.bucket(seconds)]
 
+    def take(self, seconds: float) -> bool:
+        """Count one unless it would make a good example; any thread. In one step, for every request comes here."""
+        low, high = self.durations.quiet
+        if not low < seconds <= high and self.wants(seconds):
+            return False
+        news = self._news
+        news.append(seconds)
+        if len(news) >= FOLD:
+            with self._lock:
+                self.fold()
+        return True
+
     def fold(self) -> None:
         """Enter the news; under the lock, while other threads may append more."""
         news = self._news

@@ -90,6 +90,11 @@ class Sampler:
             self._held += 1
             return True
 
+    def let_go(self) -> None:
+        """Take a `hold` back."""
+        with self._lock:
+            self._held -= 1
+
 
 _ENCODE = json.JSONEncoder(default=str).encode
 """As `json.dumps` does it, which makes an encoder each time."""

@@ -81,6 +81,9 @@ def test_a_line_is_held_back_unasked_only_while_its_second_is_full():
     before = [sampler.hold(), sampler.admit(), sampler.hold(), sampler.hold()]
     now = 11.0
     after = [sampler.hold(), sampler.admit(), sampler.hold()]
+    sampler.let_go()
+    now = 12.0
 
     assert before == [False, 0, True, True]
     assert after == [False, 2, True]
+    assert sampler.admit() == 0
