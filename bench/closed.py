@@ -12,6 +12,7 @@ import struct
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ FEWEST_ANSWERED = 0.9
 """Part of the calls below which a run says nothing."""
 COUNTED_WITHIN = 2.0
 """Seconds."""
+Seconds = np.ndarray[tuple[int], np.dtype[np.float64]]
 _HEADERS = ("-H", "content-type: application/grpc", "-H", "te: trailers")
 
 
@@ -99,6 +101,22 @@ class H2Load:
             caution,
         )
 
+    def ends(self, in_flight: int, seconds: float, switch: Callable[[], float]) -> "tuple[list[float], Seconds]":
+        """Load for about so long, calling `switch` all the time, which returns when it has acted and some time after.
+
+        Returns:
+            What `switch` returned, and when each answer came, ascending; both in seconds since 1970.
+        """
+        calls = max(int(self.run(in_flight, 0.2).rate * seconds), FEWEST)
+        switched = []
+        with tempfile.NamedTemporaryFile("r", suffix=".tsv") as log:
+            command = self._command(in_flight, calls, log.name)
+            with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:  # noqa: S603 - as above
+                while process.poll() is None:
+                    switched.append(switch())
+            times = np.loadtxt(log.name, dtype=np.int64, usecols=(0, 2), ndmin=2)
+        return switched, np.sort(times.sum(axis=1) / 1e6)
+
     def _counted(self, before: dict[str, float], calls: int) -> dict[str, float]:
         """Return what the server has counted since; a call is counted just after its answer has left."""
         give_up = time.monotonic() + COUNTED_WITHIN
@@ -114,18 +132,21 @@ class H2Load:
         self, in_flight: int, calls: int
     ) -> tuple[float, "np.ndarray[tuple[int], np.dtype[np.int64]]", float, float]:
         """Run h2load; return calls a second, microseconds of each, its share of a core, and the part answered."""
-        connections, streams = CONNECTIONS[in_flight]
         with tempfile.NamedTemporaryFile("r", suffix=".tsv") as log:
-            command = [
-                "h2load", "-n", str(calls), "-c", str(connections), "-m", str(streams), "-d", str(self._body),
-                *_HEADERS, f"--log-file={log.name}", f"http://{self._target.address}{self._target.path}",
-            ]  # fmt: skip
+            command = self._command(in_flight, calls, log.name)
             before = _children_cpu()
             output = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
             used = _children_cpu() - before
             times = np.loadtxt(log.name, dtype=np.int64, usecols=2, ndmin=1)
         rate = float(re.findall(r"([\d.]+) req/s", output)[0])
         return rate, times, used * rate / calls, self._answered(output, calls)
+
+    def _command(self, in_flight: int, calls: int, log: str) -> list[str]:
+        connections, streams = CONNECTIONS[in_flight]
+        return [
+            "h2load", "-n", str(calls), "-c", str(connections), "-m", str(streams), "-d", str(self._body),
+            *_HEADERS, f"--log-file={log}", f"http://{self._target.address}{self._target.path}",
+        ]  # fmt: skip
 
     def _answered(self, output: str, calls: int) -> float:
         """Return the part of the calls that were answered with OK; a refused one brings no data."""

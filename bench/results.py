@@ -43,6 +43,8 @@ class Results:
     loops: defaultdict[str, list[list[Run]]] = field(default_factory=lambda: defaultdict(list))
     """Model -> rounds of the bare session loop."""
     variants: defaultdict[str, list[Run]] = field(default_factory=_runs)
+    switched: list[float] = field(default_factory=list)
+    """Throughput with metrics over that without, of neighbouring stretches of one process."""
     memory: defaultdict[str, list[Run]] = field(default_factory=_runs)
 
     def add_closed(self, model: str, server: str, in_flight: int, run: Run) -> None:

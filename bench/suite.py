@@ -15,7 +15,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import opened, promises, report, without_metrics
+from bench import opened, promises, report, switched
 from bench.bodies import MODELS, body, newest_version
 from bench.closed import H2Load, installed
 from bench.results import WIDE, Results, bare_loop, machine
@@ -40,8 +40,7 @@ def main() -> int:
     results = Results(machine(), datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         servers = {name: stack.enter_context(started(name, *command)) for name, command in _commands(options).items()}
-        servers[TWIN].metrics = ""  # they would tell of half
-        servers[NO_METRICS] = servers[TWIN]
+        servers[SWITCHED].metrics = ""  # they would tell of half
         for peer in options.peer:
             name, _, address = peer.partition("=")
             servers[name] = Target(name, address)
@@ -81,22 +80,22 @@ class Suite:
                 self._wide(model)
                 self._bare(model)
         for name, target in self._servers.items():
-            if target.process and name != NO_METRICS:
+            if target.process:
                 self._results.memory[name].append(asdict(target.memory()))
 
     def variants(self) -> None:
-        """Measure Sluice as it comes, without metrics and without isolation, in many short turns, none with a past."""
+        """Measure Sluice as it comes and without isolation, none with a past, in many short turns; and its metrics."""
+        seconds = min(self._options.seconds, TURN)
         for turn in range(self._options.turns):
             # each as often first as the other: who comes behind another process finds cold caches
-            for name in (TWIN, NO_METRICS, "no-isolation") if turn % 2 else (NO_METRICS, TWIN, "no-isolation"):
-                process = self._servers[name].process
-                if process is not None and name in (TWIN, NO_METRICS):
-                    process.send_signal(without_metrics.ON if name == TWIN else without_metrics.OFF)
-                run = self._load(name, "churn").run(256, min(self._options.seconds, TURN))
+            for name in VARIANTS if turn % 2 else VARIANTS[::-1]:
+                run = self._load(name, "churn").run(256, seconds)
                 self._results.variants["sluice" if name == TWIN else name].append(asdict(run))
+            found = switched.shares(self._servers[SWITCHED], self._load(SWITCHED, "churn"), self._options.seconds)
+            self._results.switched += found
 
     def _compared(self) -> list[str]:
-        return [name for name in self._servers if name not in VARIANTS]
+        return [name for name in self._servers if name not in (*VARIANTS, SWITCHED)]
 
     def _closed(self, model: str) -> None:
         for in_flight in self._options.in_flight:
@@ -154,11 +153,11 @@ class Suite:
 
 TWIN = "twin"
 """Sluice as it comes, but fresh: the one that was overloaded before is compared with nobody who was not."""
-NO_METRICS = "no-metrics"
-"""The same process with its counting taken out."""
+SWITCHED = "switched"
+"""One whose counting is taken out and put back."""
 TURN = 0.5
 """Seconds of a turn at most: the shorter, the more alike is the machine to those that are compared."""
-VARIANTS = (TWIN, NO_METRICS, "no-isolation")
+VARIANTS = (TWIN, "no-isolation")
 
 
 def _commands(options: argparse.Namespace) -> dict[str, tuple[list[str], str] | tuple[list[str]]]:
@@ -167,7 +166,8 @@ def _commands(options: argparse.Namespace) -> dict[str, tuple[list[str], str] | 
     commands: dict[str, tuple[list[str], str] | tuple[list[str]]] = {"sluice": (sluice(options.store),)}
     commands |= {name: (baseline(module, folders),) for name, module in BASELINES.items()}
     commands |= {"echo": (echo(), ECHO), "core-echo": (baseline("core_echo", ()), ECHO)}
-    commands[TWIN] = (sluice(options.store, module="bench.without_metrics"),)
+    commands[TWIN] = (sluice(options.store),)
+    commands[SWITCHED] = (sluice(options.store, module="bench.without_metrics"),)
     commands["no-isolation"] = (sluice(options.store, "--isolation", "none"),)
     return commands
 

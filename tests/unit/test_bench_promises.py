@@ -1,9 +1,11 @@
 """The suite's verdicts: a promise that falls short is called BROKEN, and only ratios decide."""
 
+import numpy as np
 import pytest
 
 from bench.promises import judge
 from bench.results import Results
+from bench.switched import LEFT_OUT, compared
 
 
 def run(**figures):
@@ -21,8 +23,9 @@ def results(**changes):
             found.add_closed("churn", server, in_flight, run(**figures | changes.get(server, {})))
     for server, label in (("sluice", "0.5"), ("sluice", "2.0"), ("naive-aio", "same"), ("thread-pool", "same")):
         found.add_open("churn", server, label, run(**changes.get(f"{server} {label}", {})))
-    for name in ("sluice", "no-metrics", "no-isolation"):
+    for name in ("sluice", "no-isolation"):
         found.variants[name].append(run(**changes.get(f"variant {name}", {})))
+    found.switched = [changes.get("switched", {}).get("share", 0.99)]
     return found
 
 
@@ -42,7 +45,7 @@ def test_each_promise_is_called_broken_when_it_falls_short():
         "core-echo": ({"rate": 1700.0}, "bare echo's on gRPC's core"),
         "sluice 0.5": ({"p99_ms": 4.1}, "p99 over the better baseline's"),
         "sluice 2.0": ({"goodput": 940.0}, "goodput within 100 ms"),
-        "variant no-metrics": ({"rate": 1030.0}, "no-metrics"),
+        "switched": ({"share": 0.97}, "with metrics over that without"),
         "variant no-isolation": ({"rate": 1120.0}, "no-isolation"),
     }
     for changed, (figures, expected) in shortfalls.items():
@@ -76,7 +79,6 @@ def test_variants_are_compared_turn_by_turn():
     found.variants.clear()
     for speed in (1000.0, 400.0, 1600.0):
         found.variants["sluice"].append(run(rate=speed))
-        found.variants["no-metrics"].append(run(rate=speed * 1.01))
         found.variants["no-isolation"].append(run(rate=speed * 1.2))
 
     (text,) = broken(found)
@@ -92,3 +94,16 @@ def test_rows_are_compared_with_the_best_loop_right_before_and_behind():
 
     assert found.wide_share("mnist") == pytest.approx(0.9)
     assert found.best_loop("mnist") == 1250.0
+
+
+def test_metrics_are_judged_by_each_stretch_beside_its_neighbours():
+    switches = [float(second) for second in range(20)]
+    fast, slow = 1.0, 0.8  # the odd stretches, without metrics, are the fast ones, and the machine doubles its speed
+    ends = []
+    for second in range(19):
+        answers = int(200 * (fast if second % 2 else slow) * (2 if second > 9 else 1))
+        ends += [second + (place + 0.5) / answers for place in range(answers)]
+    found = compared(switches, np.array(ends))
+
+    assert len(found) == 19 - 2 * LEFT_OUT
+    assert np.median(found) == pytest.approx(slow / fast, rel=0.02)
