@@ -106,6 +106,9 @@ class H2Load:
 
         Returns:
             What `switch` returned, and when each answer came, ascending; both in seconds since 1970.
+
+        Raises:
+            RuntimeError: as `run`, or h2load broke off.
         """
         calls = max(int(self.run(in_flight, 0.2).rate * seconds), FEWEST)
         switched = []
@@ -114,6 +117,8 @@ class H2Load:
             with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:  # noqa: S603 - as above
                 while process.poll() is None:
                     switched.append(switch())
+            if process.returncode:
+                raise RuntimeError(f"h2load ended with {process.returncode}")
             times = np.loadtxt(log.name, dtype=np.int64, usecols=(0, 2), ndmin=2)
         return switched, np.sort(times.sum(axis=1) / 1e6)
 

@@ -11,8 +11,7 @@ This module must never know requests, replies or instances; its users subclass `
 The state, all of it:
     _lanes      (rank, shapes, size class) -> Lane: a heap of waiting entries, earliest deadline first
     _order      heap over the first entry of each lane; stale ones are skipped
-    _due        rank -> {deadline / SLOT: rows}: a coarse calendar, to know how many rows are more urgent
-    _latest     rank -> a slot that none of its entries is behind: who comes last need not look into the calendar
+    _due        how many rows are due when: the calendar, to know how many are more urgent
     rows, entries, entries_by_rank   what is waiting, cancelled ones not counted
     _taken      rows that were put into batches
 """
@@ -25,6 +24,7 @@ from collections.abc import Iterator
 from typing import Generic
 
 from server.cost import CostCurve
+from server.due import Due
 from server.lanes import Batch, E, Key, Lane
 from server.spec import BatchPolicy
 
@@ -33,15 +33,6 @@ SIZE_STEP = math.log(1.08)
 
 OFFSETS = (0, 1, -1, 2, -2)
 """Size classes a batch may draw from beside its seed's, nearest first; from further away little would fit."""
-
-SLOT = 0.005
-"""Resolution of the calendar in seconds: finer than any prediction is good for."""
-
-NEARLY_LAST = 4
-"""Slots that are looked at from the last one on: what comes on different connections is a little out of order."""
-
-NEVER = 1 << 60
-"""The calendar's slot for entries without a deadline."""
 
 RUN_SHARE = 0.6
 """The part of a request's whole budget that its run may take; the rest is for waiting until an instance is free.
@@ -65,16 +56,20 @@ class Batcher(Generic[E]):
 
     def __init__(self, policy: BatchPolicy, costs: CostCurve, limit: int) -> None:
         self.limit = limit
-        self.rows = self.entries = 0
+        self.entries = 0
         self.entries_by_rank: defaultdict[int, int] = defaultdict(int)
         self._taken = 0
         self._policy = policy
         self._costs = costs
         self._lanes: dict[Key, Lane[E]] = {}
         self._order: list[tuple[int, float, int, Lane[E], E]] = []
-        self._due: defaultdict[int, defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
-        self._latest: dict[int, int] = {}
+        self._due = Due()
         self._numbers = itertools.count()
+
+    @property
+    def rows(self) -> int:
+        """Rows that wait."""
+        return self._due.rows
 
     def add(self, entry: E) -> None:
         """Put an entry in the queue."""
@@ -86,17 +81,12 @@ class Batcher(Generic[E]):
         deadline = entry.deadline
         entry.lane = lane
         entry.waiting = True
-        entry.slot = slot = int(deadline / SLOT) if deadline < math.inf else NEVER
+        entry.slot = self._due.add(entry.rank, deadline, rows)
         number = next(self._numbers)
         heapq.heappush(lane.heap, (deadline, number, entry))
         if lane.heap[0][1] == number:
             self._list(lane)
-        due = self._due[entry.rank]
-        if not due or slot > self._latest[entry.rank]:
-            self._latest[entry.rank] = slot
-        due[slot] += rows
         lane.rows += rows
-        self.rows += rows
         self.entries += 1
         self.entries_by_rank[entry.rank] += 1
 
@@ -153,20 +143,7 @@ class Batcher(Generic[E]):
 
     def rows_before(self, rank: int, deadline: float) -> int:
         """Return about how many of the waiting rows would be taken before those of a newcomer."""
-        last = deadline / SLOT
-        if len(self._due) == 1 and (latest := self._latest.get(rank, NEVER)) - last < NEARLY_LAST:
-            due, rows = self._due[rank], self.rows  # the usual case: deadlines nearly always come in order
-            while latest > last:
-                rows -= due.get(latest, 0)
-                latest -= 1
-            return rows
-        rows = 0
-        for other, due in self._due.items():
-            if other < rank:
-                rows += sum(due.values())
-            elif other == rank:
-                rows += sum(count for slot, count in due.items() if slot <= last)
-        return rows
+        return self._due.before(rank, deadline)
 
     def rows_taken(self) -> int:
         """Return how many rows batches have had in all; any thread."""
@@ -213,7 +190,7 @@ class Batcher(Generic[E]):
         rank, shapes, size_class = seed.key
         if len(self._lanes) == 1:
             return [seed]
-        ranks = [rank, *sorted(other for other in self._due if other > rank)]
+        ranks = [rank, *self._due.ranks_behind(rank)]
         offsets = OFFSETS if size_class >= 0 else (0,)
         keys = ((other, shapes, size_class + offset) for other in ranks for offset in offsets)
         return [lane for key in keys if (lane := self._lanes.get(key)) is not None and lane.rows]
@@ -262,8 +239,7 @@ class Batcher(Generic[E]):
             self._draw(batch, lane, room, finish)
 
     def _draw(self, batch: Batch[E], lane: Lane[E], room: int, finish: float | None = None) -> None:
-        rows, entries = lane.draw(batch, self._due[lane.key[0]], room, finish)
-        self.rows -= rows
+        rows, entries = lane.draw(batch, self._due, room, finish)
         self._taken += rows
         self.entries -= entries
         self.entries_by_rank[lane.key[0]] -= entries
@@ -285,9 +261,5 @@ class Batcher(Generic[E]):
             self.add(entry)
 
     def _uncount(self, lane: Lane[E], entry: E, rows: int) -> None:
-        self.rows -= rows
         lane.rows -= rows
-        due = self._due[entry.rank]
-        due[entry.slot] -= rows
-        if not due[entry.slot]:
-            del due[entry.slot]
+        self._due.remove(entry.rank, entry.slot, rows)

@@ -30,9 +30,11 @@ SPREAD_WEIGHT = 0.05
 DOUBT = 0.02
 """How far one refusal on an idle model takes the curve back towards what was measured at load."""
 
-WORTHWHILE_GAIN, LONG_BATCH, GAIN_OF_LONG = 0.04, 0.025, 0.10
-"""A larger batch must bring this much more rows per second than the knee, or it only adds latency; the second gain, if
-it takes longer than so many seconds, for everybody else waits as long.
+LONG_BATCH = 0.025
+"""Seconds from which a batch counts as long: everybody who comes meanwhile waits for its end."""
+
+WORTHWHILE_GAIN, WORTHWHILE_GAIN_OF_LONG = 0.04, 0.10
+"""A larger batch must bring this much more rows per second than the knee, or it only adds latency.
 
 Measured on two cores at twice the load, deadlines of 100 ms: MNIST answers 4,559, 4,977 and 4,386 in time with batches
 of 32, 64 and 128 rows, which take 10, 20 and 40 ms; sentiment, whose rows take half as long, 7,554, 8,427 and 9,027.
@@ -146,10 +148,13 @@ class CostCurve:
 
     def knee(self) -> int:
         """Return the smallest measured batch that no larger one beats by a worthwhile gain in rows per second."""
-        points = [(rows, seconds, rows / (seconds + BATCH_COST)) for rows, seconds in self.points()]
-        return next(
-            rows for rows, _, rate in points if all(rate * _worthwhile(s) > r for n, s, r in points if n > rows)
-        )
+        knee, enough = self._rows[-1], 0.0
+        for rows, seconds in reversed(self.points()):
+            rate = rows / (seconds + BATCH_COST)
+            if rate >= enough:
+                knee = rows
+            enough = max(enough, rate / _worthwhile(seconds))
+        return knee
 
     def start_after(self, rows: int, limit: int, instances: int) -> float:
         """Return the seconds until `rows` ahead in the queue have started on `instances` working at full batches.
@@ -161,4 +166,4 @@ class CostCurve:
 
 def _worthwhile(seconds: float) -> float:
     """Return how many times the rows per second of a smaller batch one must bring that takes so long."""
-    return 1 + (WORTHWHILE_GAIN if seconds <= LONG_BATCH else GAIN_OF_LONG)
+    return 1 + (WORTHWHILE_GAIN if seconds <= LONG_BATCH else WORTHWHILE_GAIN_OF_LONG)

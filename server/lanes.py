@@ -6,10 +6,11 @@ instances.
 
 import heapq
 import math
-from collections import defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
+
+from server.due import Due
 
 MAX_WASTE = 0.15
 """Largest part of a batch that may be padding, in the unit of `Entry.size`: bytes, which stand for tokens roughly.
@@ -76,13 +77,14 @@ class Batch(Generic[E]):
     not_before: float = math.inf
     """Where the queue delay holds a batch back: the instant to ask again."""
 
-    def add(self, entry: E, start: int, rows: int, end: float) -> None:
-        """Take `rows` of an entry, whose caller waits until `end`."""
+    def add(self, entry: E, start: int, rows: int) -> None:
+        """Take `rows` of an entry, from `start` on."""
         self.pieces.append((entry, start, rows))
         self.rows += rows
         if entry.size:
             self.size = max(self.size, entry.size)
             self.sizes += entry.size * rows
+        end = entry.end
         if end > self.latest:  # noqa: PLR1730 - a call of max() for each request
             self.latest = end
 
@@ -98,23 +100,19 @@ class Lane(Generic[E]):
         self.rows = 0
         self.cancelled = 0
 
-    def draw(
-        self, batch: Batch[E], due: defaultdict[int, int], room: int, finish: float | None = None
-    ) -> tuple[int, int]:
+    def draw(self, batch: Batch[E], due: Due, room: int, finish: float | None = None) -> tuple[int, int]:
         """Move entries into a batch, most urgent first, until that has `room` rows; return how many rows and entries.
 
-        With `finish` only as long as they can wait until then and are of near length. `due` counts rows by slot. One
-        loop with no call in it, and its sums are taken at the end: every request comes through here.
+        With `finish` only as long as they can wait until then and are of near length. `due` has them struck out.
         """
-        heap, before, entries = self.heap, batch.rows, 0
+        heap, rank, before, entries = self.heap, self.key[0], batch.rows, 0
         while batch.rows < room and heap:
             entry = heap[0][2]
             if not entry.waiting:
                 heapq.heappop(heap)
                 self.cancelled -= 1
                 continue
-            end = entry.deadline if entry.delayed_deadline is None else entry.delayed_deadline
-            if finish is not None and not (end >= finish and _near(batch, entry)):
+            if finish is not None and not (entry.end >= finish and _near(batch, entry)):
                 break
             taken, rows = entry.taken, room - batch.rows
             if entry.rows - taken <= rows:
@@ -123,10 +121,8 @@ class Lane(Generic[E]):
                 entry.waiting = False
                 entries += 1
             entry.taken = taken + rows
-            batch.add(entry, taken, rows, end)
-            due[entry.slot] -= rows
-            if not due[entry.slot]:
-                del due[entry.slot]
+            batch.add(entry, taken, rows)
+            due.remove(rank, entry.slot, rows)
         self.rows -= batch.rows - before
         return batch.rows - before, entries
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from server.sessions import frames
 from server.sessions.area import Area, align
-from server.sessions.base import OutOfMemory
+from server.sessions.base import BatchError, OutOfMemory, RunFailed, RunTimedOut
 from server.sessions.layout import Column, Output
 
 COPIED_WHOLE = 64 << 10
@@ -51,6 +51,16 @@ def read_outputs(area: Area, packet: bytes) -> tuple[list[Output], float, int]:
         outputs.append(Output(tuple(words[at - rank : at]), area.view[offset:end]))
     area.settle(end)
     return outputs, nanoseconds * 1e-9, padded
+
+
+def read_failure(kind: int, packet: bytes) -> BatchError:
+    """Return what any other packet tells of.
+
+    Raises:
+        ValueError, struct.error: it makes no sense.
+    """
+    text = frames.unpack_text(packet)[2]
+    return {frames.NO_MEMORY: OutOfMemory, frames.STOPPED: RunTimedOut}.get(kind, RunFailed)(text)
 
 
 def _write(view: memoryview, at: int, column: Column) -> None:

@@ -26,7 +26,6 @@ from server.sessions.base import (
     InstanceDied,
     OutOfMemory,
     Part,
-    RunFailed,
     RunTimedOut,
 )
 from server.sessions.budget import RestartBudget
@@ -219,8 +218,7 @@ class ProcessInstance:
         if run is None or sequence != run.sequence:
             raise ValueError(f"an answer to run {sequence}, which is not in flight")
         if kind != frames.DONE:
-            text = frames.unpack_text(packet)[2]
-            return {frames.NO_MEMORY: OutOfMemory, frames.STOPPED: RunTimedOut}.get(kind, RunFailed)(text)
+            return exchange.read_failure(kind, packet)
         outputs, seconds, padded = exchange.read_outputs(child.outputs, packet)
         try:
             parts = self._layout.scatter(outputs, run.parts)

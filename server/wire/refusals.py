@@ -53,8 +53,8 @@ class Refusal:
     """Seconds that it would have needed."""
     taken: Callable[[], int]
     """How many rows the model's instances have been given so far."""
-    before: int
-    """How many it was then, so that there is room for as many as came since."""
+    taken_then: int
+    """How many it was when this was refused: there is room for as many as came since."""
     status: StatusError
     beginning: bytes
     """How messages for the model begin: with its name and version, and what comes next is not one of them."""
@@ -154,7 +154,7 @@ class Refusals:
         age = self._clock() - known.at
         if waited:
             return age >= waited
-        if known.passed < PASSING * (known.taken() - known.before):
+        if known.passed < PASSING * (known.taken() - known.taken_then):
             known.passed += 1
             return True
         return False

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from server import batcher as module
-from server.batcher import NEVER, SLOT, Batcher
+from server.batcher import Batcher
 from server.cost import CostCurve
+from server.due import NEVER, SLOT
 from server.lanes import MAX_WASTE, Entry
 from server.spec import BatchPolicy
 
