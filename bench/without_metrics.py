@@ -8,6 +8,7 @@ they lie, so it can only be seen within one.
 import signal
 import sys
 
+from server.accounting import Together
 from server.cli.main import main
 from server.counts import Line, RequestCounts
 from server.statistics import Histogram, ModelStatistics
@@ -17,7 +18,8 @@ _COUNTING = [
     (owner, name, getattr(owner, name))
     for owner, names in (
         (RequestCounts, ("count", "add")),
-        (Line, ("add", "wants", "take")),
+        (Line, ("add", "wants")),
+        (Together, ("add",)),
         (Histogram, ("observe", "observe_all")),
         (ModelStatistics, ("executed", "reject")),
     )
@@ -30,14 +32,9 @@ def _nothing(*_: object) -> int:
     return 0
 
 
-def _taken(*_: object) -> bool:
-    """Count nothing, and say that it was counted."""
-    return True
-
-
 def _take_out(*_: object) -> None:
     for owner, name, _method in _COUNTING:
-        setattr(owner, name, _taken if name == "take" else _nothing)
+        setattr(owner, name, _nothing)
 
 
 def _put_back(*_: object) -> None:

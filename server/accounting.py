@@ -1,61 +1,99 @@
 """Every finished RPC is counted, and written down as one canonical log line while there is room for lines.
 
-So is every piece of a worker's work, where requests and jobs come through Redis: its line has the id that its frontend
-or its client knows it by, and the trace it belongs to.
-
 Under load lines are sampled and the next one says how many were held back (`skipped`); what is our own fault is never
 held back by lines about successes. This module must never know a transport or a payload.
 """
 
 import logging
+import threading
 import time
+from collections.abc import Callable, Sequence
 
 from server import log
 from server.counts import Line, RequestCounts
-from server.errors import InferenceFailed, ServingError
-from server.messages import Timing
 from server.spans import Tracing
-from server.traceparent import trace_field
 from server.transports.base import StatusCode
-from server.wire.observer import Meter, Observer, Outcome
-from server.work import Work
+from server.wire.observer import Ended, Meter, Observer, Outcome
 
 _OURS = {StatusCode.INTERNAL, StatusCode.UNKNOWN, StatusCode.DATA_LOSS}
 
 
-class _Meter:
-    """Implements wire.observer.Meter: nearly every RPC makes no line and no example."""
+class Together:
+    """Implements wire.observer.Meter: what one thread hears of in one turn is counted at its end, in one go."""
 
-    __slots__ = ("_line", "_lines_written")
+    __slots__ = ("_accountant", "_ended", "_line", "_method")
 
-    def __init__(self, line: Line, lines_written: log.Sampler) -> None:
+    def __init__(self, accountant: "Accountant", line: Line, method: str) -> None:
+        self._accountant = accountant
         self._line = line
-        self._lines_written = lines_written
+        self._method = method
+        self._ended: list[Ended] = []
 
-    def suffices(self, seconds: float) -> bool:
-        if not self._lines_written.hold():
-            return False
-        if self._line.take(seconds):
-            return True
-        self._lines_written.let_go()
-        return False
+    def add(self, ended: Ended) -> None:
+        """See wire.observer.Meter."""
+        accountant = self._accountant
+        if threading.get_ident() != accountant.thread:
+            accountant.enter(self._line, self._method, [ended])
+            return
+        if not self._ended:
+            accountant.unsettled.append(self)
+        self._ended.append(ended)
+
+    def settle(self) -> None:
+        """Count them."""
+        ended, self._ended = self._ended, []
+        self._accountant.enter(self._line, self._method, ended)
 
 
-class _Insufficient:
+class _Apart:
     """Implements wire.observer.Meter: of every RPC all is wanted."""
 
-    def suffices(self, _: float) -> bool:
-        return False
+    def __init__(self, finished: Callable[[Outcome], None]) -> None:
+        self._finished = finished
+
+    def add(self, ended: Ended) -> None:
+        self._finished(ended.outcome(time.monotonic() - ended.started))
 
 
 class Accountant:
-    """Implements wire.observer.Observer."""
+    """Implements wire.observer.Observer and transports.base.Ledger."""
 
-    def __init__(self, counts: RequestCounts, lines_per_second: int) -> None:
+    def __init__(
+        self, counts: RequestCounts, lines_per_second: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._counts = counts
-        self._usual = log.Sampler(lines_per_second)
-        self._faults = log.Sampler(lines_per_second)
+        self._clock = clock
+        self._usual = log.Sampler(lines_per_second, clock)
+        self._faults = log.Sampler(lines_per_second, clock)
         self._names: dict[str, str] = {}
+        self.thread = 0
+        """The one that calls `settle` once a turn."""
+        self.unsettled: list[Together] = []
+        """The meters that have something to count; that thread's."""
+
+    def begin(self) -> None:
+        """Say that the calling thread will call `settle`, before answers that it has given leave."""
+        self.thread = threading.get_ident()
+
+    def settle(self) -> None:
+        """Count what meters have heard of from the thread that has begun."""
+        while self.unsettled:
+            self.unsettled.pop().settle()
+
+    def enter(self, line: Line, method: str, ended: Sequence[Ended]) -> None:
+        """Count RPCs that have just ended with OK; nearly none makes an example or a log line."""
+        now = self._clock()
+        seconds = [now - one.started for one in ended]
+        if line.add_all(seconds):
+            for one, took in zip(ended, seconds, strict=True):
+                if line.wants(took):
+                    self._exemplify(one.outcome(took), method)
+        for place, one in enumerate(ended):
+            skipped = self._usual.admit()
+            if skipped is None:
+                self._usual.hold(len(ended) - place - 1)
+                return
+            self._write(one.outcome(seconds[place]), skipped, logging.INFO)
 
     def finished(self, outcome: Outcome) -> None:
         """Count one RPC and, if its second has room for one more line, log it."""
@@ -80,9 +118,9 @@ class Accountant:
             log.event("requests_shed", logging.INFO, cause=None, **about)
 
     def meter(self, method: str, model: str, version: str) -> Meter:
-        """Return what counts calls of a method that end well, without a look at each."""
+        """Return what counts calls of a method that end well."""
         name = self._names.get(method) or self._name(method)
-        return _Meter(self._counts.line(model, version, name, "OK"), self._usual)
+        return Together(self, self._counts.line(model, version, name, "OK"), name)
 
     def _name(self, path: str) -> str:
         name = self._names[path] = path.rpartition("/")[2]  # the paths are the methods we serve
@@ -110,7 +148,7 @@ class Accountant:
         if trace := outcome.trace():
             fields["trace_id"] = trace.trace_id
         if outcome.timing is not None:
-            fields |= _timing(outcome.timing)
+            fields |= outcome.timing.for_log()
         if skipped:
             fields["skipped"] = skipped
         log.event("request", level, cause=None, **fields)
@@ -129,56 +167,9 @@ class Traced:
         self._tracing.rpc(outcome)
 
     def meter(self, method: str, model: str, version: str) -> Meter:  # noqa: ARG002 - see wire.observer.Observer
-        """Return one that leaves every call to `finished`, for each has a span."""
-        return _Insufficient()
+        """Return one that tells of each call apart, for each has a span."""
+        return _Apart(self.finished)
 
     def shed(self, method: str, code: StatusCode, reason: str, calls: int, model: str = "", version: str = "") -> None:
         """Count them; nobody's trace has anything of them."""
         self._inner.shed(method, code, reason, calls, model, version)
-
-
-class WorkLog:
-    """Writes a line per claim that was settled: `job_run` for a durable job, `request_run` for an online request."""
-
-    def __init__(self, lines_per_second: int, tracing: Tracing | None) -> None:
-        self._usual = log.Sampler(lines_per_second)
-        self._failures = log.Sampler(lines_per_second)
-        self._tracing = tracing
-
-    def worked(self, work: Work) -> None:
-        """Write one piece of work down, if its second has room for one more line, and trace it."""
-        failed = isinstance(work.outcome, InferenceFailed)
-        skipped = (self._failures if failed else self._usual).admit()
-        if skipped is not None:
-            self._write(work, skipped, logging.WARNING if failed else logging.INFO)
-        if self._tracing is not None:
-            self._tracing.worked(work)
-
-    def _write(self, work: Work, skipped: int, level: int) -> None:
-        claim, outcome = work.claim, work.outcome
-        fields: dict[str, object] = {
-            "key": claim.key,
-            "id": claim.request.id,
-            "model": claim.request.model_name,
-            "rows": claim.request.rows,
-            "attempt": claim.attempt,
-            "ms": round((time.monotonic() - work.claimed) * 1000, 3),
-            **trace_field(claim.request.traceparent),
-        }
-        if isinstance(outcome, InferenceFailed):
-            fields["error"] = str(outcome)  # the cause, which its caller is not told
-        if isinstance(outcome, ServingError):
-            fields["outcome"] = type(outcome).__name__
-        else:
-            fields |= {"outcome": "done", "version": outcome.model_version, **_timing(outcome.timing)}
-        if skipped:
-            fields["skipped"] = skipped
-        log.event("request_run" if claim.reply_to else "job_run", level, cause=None, **fields)
-
-
-def _timing(timing: Timing) -> dict[str, object]:
-    return {
-        "queue_ms": round(timing.queue * 1000, 3),
-        "infer_ms": round(timing.compute_infer * 1000, 3),
-        "batch_rows": timing.batch_rows,
-    }

@@ -31,7 +31,6 @@ import threading
 from http import HTTPStatus
 
 from server import __version__, collector, log
-from server.accounting import WorkLog
 from server.assembly import redis_options, tracing
 from server.catalog import Catalog
 from server.errors import ServingError
@@ -48,6 +47,7 @@ from server.settings import Settings
 from server.store import StoreError
 from server.transports.base import Gather
 from server.wire.lifecycle import Lifecycle
+from server.worklog import WorkLog
 
 DRAIN_MARGIN = 10.0
 """Seconds beyond the drain's own in which sessions close, before the watchdog ends the process."""

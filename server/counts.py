@@ -1,13 +1,14 @@
 """Finished RPCs by model, version, method and code, and for each bucket of their durations one request as an example.
 
-Counting is on the hot path: one dictionary look-up, one append, and one look whether the duration lies where no example
-is wanted; the rest is done for many at once. A bucket wants one, the first it meets, after each time the counts were
-read; so examples cost nothing per request and are never older than the traffic. This module must never know who reads
-the counts.
+Counting is on the hot path: one append for each, and one look for all that ended together whether a duration lies where
+an example is wanted; the rest is done for many at once. A bucket wants one, the first it meets, after each time the
+counts were read; so examples cost nothing per request and are never older than the traffic. This module must never know
+who reads the counts.
 """
 
 import math
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from typing_extensions import override
@@ -94,17 +95,15 @@ class Line:
         low, high = durations.quiet
         return not low < seconds <= high and durations.due[durations.bucket(seconds)]
 
-    def take(self, seconds: float) -> bool:
-        """Count one unless it would make a good example; any thread. In one step, for every request comes here."""
-        low, high = self.durations.quiet
-        if not low < seconds <= high and self.wants(seconds):
-            return False
+    def add_all(self, seconds: Sequence[float]) -> bool:
+        """Count several, at least one; any thread. Returns whether one of them may make a good example."""
         news = self._news
-        news.append(seconds)
+        news += seconds  # one step, as above
         if len(news) >= FOLD:
             with self._lock:
                 self.fold()
-        return True
+        low, high = self.durations.quiet
+        return min(seconds) <= low or max(seconds) > high
 
     def fold(self) -> None:
         """Enter the news; under the lock, while other threads may append more."""

@@ -85,7 +85,7 @@ class Front:
         if shared is not None:
             self.table, gather = shared.forwarded(self.table), shared.gather
             options = replace(options, reuse_port=True)
-        self._transport = choose(settings.transport, self.table, options, gather)
+        self._transport = choose(settings.transport, self.table, options, gather, accountant)
         self._rest = RestServer(self.table, limits.max_message_bytes, reuse_port=shared is not None)
         self.transport_name = self._transport.name
 

@@ -82,18 +82,10 @@ class Sampler:
             held, self._held = self._held, 0
             return held
 
-    def hold(self) -> bool:
-        """Hold a line back if this second has no room for it; False, and nothing is counted, if it has."""
+    def hold(self, lines: int) -> None:
+        """Hold so many lines back."""
         with self._lock:
-            if self._passed < self._limit or int(self._clock()) != self._second:
-                return False
-            self._held += 1
-            return True
-
-    def let_go(self) -> None:
-        """Take a `hold` back."""
-        with self._lock:
-            self._held -= 1
+            self._held += lines
 
 
 _ENCODE = json.JSONEncoder(default=str).encode

@@ -157,6 +157,14 @@ class Timing:
     started: float = 0.0
     """The instant (time.monotonic() of this machine) its batch began, 0 where it ran on another or not at all."""
 
+    def for_log(self) -> dict[str, object]:
+        """Return what a log line says of it."""
+        return {
+            "queue_ms": round(self.queue * 1000, 3),
+            "infer_ms": round(self.compute_infer * 1000, 3),
+            "batch_rows": self.batch_rows,
+        }
+
 
 @dataclass(slots=True)
 class InferResponse:

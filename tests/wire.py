@@ -268,8 +268,8 @@ class Recorder:
     def meter(self, *_):
         return self
 
-    def suffices(self, _):
-        return False
+    def add(self, ended):
+        self.outcomes.append(ended.outcome(0.001))
 
 
 class Level:

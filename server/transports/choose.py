@@ -3,12 +3,16 @@
 import os
 from typing import Literal
 
-from server.transports.base import Gather, Methods, Transport, TransportOptions
+from server.transports.base import Gather, Ledger, Methods, Transport, TransportOptions
 from server.transports.http2.transport import Http2Transport
 
 
 def choose(
-    name: Literal["auto", "lean", "aio"], methods: Methods, options: TransportOptions, gather: Gather | None = None
+    name: Literal["auto", "lean", "aio"],
+    methods: Methods,
+    options: TransportOptions,
+    gather: Gather | None = None,
+    ledger: Ledger | None = None,
 ) -> Transport:
     """Build the transport called `name`; `auto` is lean."""
     if name == "aio":
@@ -18,4 +22,4 @@ def choose(
         from server.transports.aio import AioTransport  # noqa: PLC0415
 
         return AioTransport(methods, options)
-    return Http2Transport(methods, options, gather=gather)
+    return Http2Transport(methods, options, gather=gather, ledger=ledger)

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from server.errors import DeadlineExceeded, ModelNotReady, ServingError, ShuttingDown
-from server.messages import InferRequest, InferResponse
+from server.messages import InferRequest, InferResponse, Timing
 from server.spec import ModelSpec
 from server.transports.base import Call, StatusCode
 from server.wire.gate import Gate
@@ -35,14 +35,15 @@ class Exchange:
         "_request",
         "_size",
         "_spec",
-        "_started",
+        "_timing",
+        "started",
     )
 
     def __init__(self, gate: Gate, call: Call, size: int) -> None:
         self._gate = gate
         self._call = call
         self._size = size
-        self._started = time.monotonic()
+        self.started = time.monotonic()
         self._admitted = False
         self._open = True
         self._spec: ModelSpec | None = None
@@ -51,6 +52,7 @@ class Exchange:
         self._context: object = None
         self._again: Callable[[], None] | None = None
         self._meter: Meter | None = None
+        self._timing: Timing | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -77,7 +79,7 @@ class Exchange:
         remaining = self._call.time_remaining()
         most = self._gate.limits.max_deadline
         if remaining is None or remaining > most:
-            return self._started + most
+            return self.started + most
         if remaining <= 0:
             raise DeadlineExceeded("the deadline had passed before the request could be queued")
         return time.monotonic() + remaining
@@ -116,7 +118,12 @@ class Exchange:
         assert self._encode is not None, "expect() comes before submit()"  # noqa: S101 - narrows for mypy
         try:
             self._call.reply(self._encode(outcome, self._context))
-            self._close(StatusCode.OK, "", outcome)
+            if self._close():
+                self._timing = outcome.timing
+                if self._meter is not None:
+                    self._meter.add(self)
+                else:
+                    self._gate.observer.finished(self.outcome(time.monotonic() - self.started))
         except Exception as error:  # noqa: BLE001 - as __exit__, which costs every answer 0.3 us more
             self.fail(error)
 
@@ -132,26 +139,24 @@ class Exchange:
         """End the call with an error."""
         status = status_error(error, self._call.method)
         self._call.fail(status.code, status.details, status.trailers)
-        self._close(status.code, reason(error), None)
+        if self._close():
+            self._gate.observer.finished(self.outcome(time.monotonic() - self.started, status.code, reason(error)))
 
-    def _close(self, code: StatusCode, why: str, response: InferResponse | None) -> None:
+    def _close(self) -> bool:
+        """Give back what the call holds; False if that was done before."""
         if not self._open:
-            return
+            return False
         self._open = False
         self._again = None  # which knows us
         if self._admitted:
             self._gate.admission.leave(self._size)
-        seconds = time.monotonic() - self._started
-        if response is not None and self._meter is not None and self._meter.suffices(seconds):
-            return
+        return True
+
+    def outcome(self, seconds: float, code: StatusCode = StatusCode.OK, why: str = "") -> Outcome:
+        """Say how it ended, for who counts (`wire.observer.Ended`)."""
         call, request, spec = self._call, self._request, self._spec
         if request is not None:
             model, version = request.model_name, request.model_version
         else:
             model, version = (spec.name, spec.version) if spec is not None else ("", "")
-        self._gate.observer.finished(
-            Outcome(
-                call.method, code, seconds, call.peer, model, version, why, request,
-                None if response is None else response.timing, call.metadata,
-            )
-        )  # fmt: skip
+        return Outcome(call.method, code, seconds, call.peer, model, version, why, request, self._timing, call.metadata)

@@ -43,15 +43,26 @@ class Outcome:
         return parse(own or given(self.metadata))
 
 
-class Meter(Protocol):
-    """Counts the RPCs of one method and model version that end with OK, of which nobody wants to know more."""
+class Ended(Protocol):
+    """An RPC that has ended with OK."""
 
-    def suffices(self, seconds: float) -> bool:
-        """Count one that took so long; False, and nothing is counted, where the observer wants to hear of it."""
+    @property
+    def started(self) -> float:
+        """The instant (time.monotonic()) at which its message was here."""
+
+    def outcome(self, seconds: float) -> Outcome:
+        """Say more of it, which took so long; nearly nobody asks."""
+
+
+class Meter(Protocol):
+    """Counts the RPCs of one method and model version that end with OK."""
+
+    def add(self, ended: Ended) -> None:
+        """Hear of one, which may be counted a little later, with others; any thread."""
 
 
 class Observer(Protocol):
-    """Hears of every RPC once, itself or through a meter, on whichever thread ended it; must not block or raise."""
+    """Hears of every RPC once, itself or by a meter, on whichever thread ended it; must not block or raise."""
 
     def meter(self, method: str, model: str, version: str) -> Meter:
         """Return what counts many RPCs that are alike; `method` is its path."""

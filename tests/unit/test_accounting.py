@@ -1,33 +1,16 @@
-import io
-import json
-import logging
+import threading
 import time
 
 import pytest
 
-from server import log
-from server.accounting import Accountant, Traced, WorkLog
+from server.accounting import Accountant, Traced
 from server.counts import RequestCounts
-from server.errors import InferenceFailed, InvalidValues
-from server.messages import InferRequest, InferResponse, Timing
-from server.queues.claims import Claim
+from server.messages import InferRequest, Timing
 from server.statistics import SECONDS_BUCKETS
 from server.transports.base import StatusCode
 from server.wire.observer import Outcome
-from server.work import Work
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
-
-
-@pytest.fixture
-def written():
-    logger = logging.getLogger("sluice")
-    before = (logger.handlers[:], logger.propagate, logger.level)
-    stream = io.StringIO()
-    log.setup("json", "info", stream)
-    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
-    logger.handlers[:], logger.propagate = before[0], before[1]
-    logger.setLevel(before[2])
 
 
 def outcome(code=StatusCode.OK, **fields):
@@ -84,41 +67,132 @@ def measured(counts):
     return calls["churn", "1", "ModelInfer", "OK"], sum(durations[:split]), sum(durations[split:])
 
 
-def test_a_meter_counts_what_needs_no_line_and_leaves_the_rest_to_be_heard_of(written):
-    counts = RequestCounts()
-    accountant = Accountant(counts, 1)
-    meter = accountant.meter(METHOD, "churn", "1")
-    whole = outcome(model="churn", version="1")
+class Clock:
+    def __init__(self):
+        self.now = 100.0
 
-    first = meter.suffices(whole.seconds)  # there is room for a line, and no example
-    accountant.finished(whole)
-    alike = [meter.suffices(whole.seconds) for _ in range(3)]
-    slow = meter.suffices(3.0)  # no example of so long a one
-
-    assert (first, alike, slow) == (False, [True] * 3, False)
-    assert measured(counts) == (4, 4, 0)
-    assert len(written()) == 1
+    def __call__(self):
+        return self.now
 
 
-def test_what_a_meter_counted_is_held_back_like_any_line(written, monkeypatch):
-    counts = RequestCounts()
-    accountant = Accountant(counts, 1)
-    accountant.finished(outcome(model="churn", version="1"))
-    meter = accountant.meter(METHOD, "churn", "1")
-    assert [meter.suffices(0.0125) for _ in range(2)] == [True] * 2
-    monkeypatch.setattr(accountant._usual, "_clock", lambda: time.monotonic() + 1)
-    assert not meter.suffices(0.0125)
-    accountant.finished(outcome(model="churn", version="1"))
+class Call:
+    """An RPC that has ended with OK."""
 
-    assert [line.get("skipped") for line in written()] == [None, 2]
+    def __init__(self, started, ident):
+        self.started = started
+        self.request = InferRequest("churn", "1", ident, (), 1)
+
+    def outcome(self, seconds):
+        return Outcome(METHOD, StatusCode.OK, seconds, "ipv4:127.0.0.1:5", "churn", "1", request=self.request)
 
 
-def test_a_traced_call_is_never_left_to_a_meter():
-    counts = RequestCounts()
-    meter = Traced(Accountant(counts, 0), tracing=None).meter(METHOD, "churn", "1")
+class Turns:
+    """An accountant of a thread that has turns, with one meter, and calls that take 12.5 ms unless said otherwise."""
 
-    assert [meter.suffices(0.0125) for _ in range(3)] == [False] * 3
-    assert counts.snapshot()[0] == {}
+    def __init__(self, lines_per_second):
+        self.clock, self.counts = Clock(), RequestCounts()
+        self.accountant = Accountant(self.counts, lines_per_second, self.clock)
+        self.meter = self.accountant.meter(METHOD, "churn", "1")
+        self.accountant.begin()
+
+    def end(self, *idents, seconds=0.0125):
+        for ident in idents:
+            self.meter.add(Call(self.clock.now - seconds, ident))
+
+    def examples(self):
+        _, durations = self.counts.snapshot()
+        return {example.request_id for example in durations["churn", "1", "ModelInfer"].examples if example is not None}
+
+
+def test_what_ended_in_one_turn_is_counted_at_its_end_and_once(written):
+    turns = Turns(0)
+
+    turns.end("a", "b")
+    turns.end("slow", seconds=3.0)
+    before = turns.counts.snapshot()[0]
+    turns.accountant.settle()
+    turns.accountant.settle()
+
+    assert sum(before.values()) == 0
+    assert measured(turns.counts) == (3, 2, 1)
+    assert written() == []
+
+
+def test_a_call_takes_until_the_end_of_its_turn_when_its_answer_leaves():
+    turns = Turns(0)
+
+    turns.end("a")
+    turns.clock.now += 3.0
+    turns.accountant.settle()
+
+    assert measured(turns.counts) == (1, 0, 1)
+
+
+def test_what_another_thread_ends_is_counted_at_once():
+    turns = Turns(0)
+
+    elsewhere = threading.Thread(target=turns.end, args=("a", "b"))
+    elsewhere.start()
+    elsewhere.join()
+
+    assert measured(turns.counts) == (2, 2, 0)
+    assert turns.accountant.unsettled == []
+
+
+def test_each_bucket_gets_one_example_of_a_turn_and_no_second_one_until_it_was_read():
+    turns = Turns(0)
+    turns.end("a", "b")
+    turns.end("slow", seconds=3.0)
+    turns.accountant.settle()
+    turns.end("c")
+    turns.end("slower", seconds=3.1)
+    turns.accountant.settle()
+    first = turns.examples()
+
+    turns.end("d")
+    turns.end("slowest", seconds=3.2)
+    turns.accountant.settle()
+
+    assert first == {"a", "slow"}
+    assert turns.examples() == {"d", "slowest"}
+
+
+def test_a_turn_writes_the_lines_that_its_second_has_room_for_and_the_next_tells_of_the_others(written):
+    turns = Turns(2)
+    turns.end("a", "b", "c", "d", "e")
+    turns.accountant.settle()
+    turns.end("f")
+    turns.accountant.settle()
+    turns.clock.now += 1
+    turns.end("g", "h", "i")
+    turns.accountant.settle()
+    turns.clock.now += 1
+    turns.end("j")
+    turns.accountant.settle()
+
+    assert [(line["id"], line.get("skipped", 0)) for line in written()] == [
+        ("a", 0), ("b", 0), ("g", 4), ("h", 0), ("j", 1)
+    ]  # fmt: skip
+    assert {line["ms"] for line in written()} == {12.5}
+
+
+def test_a_traced_call_is_told_of_at_once_and_whole():
+    class Spans:
+        def __init__(self):
+            self.of = []
+
+        def rpc(self, outcome):
+            self.of.append(outcome.request.id)
+
+    counts, spans = RequestCounts(), Spans()
+    accountant = Accountant(counts, 0)
+    accountant.begin()
+    meter = Traced(accountant, spans).meter(METHOD, "churn", "1")
+
+    meter.add(Call(time.monotonic() - 0.0125, "a"))
+
+    assert spans.of == ["a"]
+    assert counts.snapshot()[0] == {("churn", "1", "ModelInfer", "OK"): 1}
 
 
 def test_our_own_faults_keep_their_lines_when_successes_have_used_up_theirs(written):
@@ -155,43 +229,3 @@ def test_an_example_names_the_request_and_its_trace_if_that_was_kept(flags, link
 
     (example,) = [e for e in counts.snapshot()[1]["churn", "1", "ModelInfer"].examples if e is not None]
     assert (example.seconds, example.request_id, example.trace_id) == (0.0125, "id-1", linked)
-
-
-def work(outcome, *, reply_to="", traceparent=""):
-    request = InferRequest("churn", "", "id-1", (), 2, traceparent=traceparent)
-    return Work(Claim("churn-0123", request, 2, 1, "1-0", reply_to), outcome, time.monotonic() - 0.5)
-
-
-@pytest.mark.parametrize(("reply_to", "event"), [("", "job_run"), ("frontend-1", "request_run")])
-def test_a_workers_line_has_the_jobs_id_and_the_trace_it_belongs_to(written, reply_to, event):
-    outcome = InferResponse("churn", "3", "id-1", (), Timing(queue=0.001, compute_infer=0.002, batch_rows=8))
-
-    WorkLog(10, None).worked(work(outcome, reply_to=reply_to, traceparent=f"00-{TRACE}-00f067aa0ba902b7-00"))
-
-    (line,) = written()
-    assert (line["event"], line["key"], line["id"], line["trace_id"]) == (event, "churn-0123", "id-1", TRACE)
-    assert (line["outcome"], line["version"], line["attempt"], line["batch_rows"]) == ("done", "3", 2, 8)
-    assert 500 <= line["ms"] < 30_000
-
-
-def test_a_workers_line_tells_the_cause_of_its_own_failures_only(written):
-    log_of_work = WorkLog(10, None)
-
-    log_of_work.worked(work(InferenceFailed("the session died")))
-    log_of_work.worked(work(InvalidValues("what the caller sent")))
-
-    failed, refused = written()
-    assert (failed["level"], failed["outcome"], failed["error"]) == ("warning", "InferenceFailed", "the session died")
-    assert (refused["level"], refused["outcome"]) == ("info", "InvalidValues")
-    assert "error" not in refused
-    assert "trace_id" not in refused
-
-
-def test_a_workers_lines_are_sampled_and_failures_apart(written):
-    log_of_work, done = WorkLog(1, None), InferResponse("churn", "3", "id-1", ())
-
-    for outcome in (done, done, done, InferenceFailed("x")):
-        log_of_work.worked(work(outcome))
-
-    assert [line["outcome"] for line in written()][-1] == "InferenceFailed"
-    assert len(written()) <= 3  # a second may have begun between them

@@ -74,16 +74,15 @@ def test_the_sampler_lets_its_rate_through_and_counts_the_rest():
     assert second == [3, 0, None]
 
 
-def test_a_line_is_held_back_unasked_only_while_its_second_is_full():
+def test_lines_held_back_unasked_are_told_like_the_others():
     now = 10.0
     sampler = log.Sampler(1, clock=lambda: now)
 
-    before = [sampler.hold(), sampler.admit(), sampler.hold(), sampler.hold()]
+    first = [sampler.admit(), sampler.admit()]
+    sampler.hold(4)
     now = 11.0
-    after = [sampler.hold(), sampler.admit(), sampler.hold()]
-    sampler.let_go()
+    second = [sampler.admit(), sampler.admit()]
     now = 12.0
 
-    assert before == [False, 0, True, True]
-    assert after == [False, 2, True]
-    assert sampler.admit() == 0
+    assert (first, second) == ([0, None], [5, None])
+    assert sampler.admit() == 1

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 
 from server import log
-from server.transports.base import Gather, TransportOptions
+from server.transports.base import Gather, Ledger, TransportOptions
 from server.transports.http2.backlog import Backlog
 from server.transports.http2.caller import READ, Caller
 from server.transports.http2.messages import Held
@@ -46,9 +46,11 @@ class Loop:
         router: Router,
         backlog: Backlog,
         gather: Gather | None,
+        ledger: Ledger | None,
         tls: ssl.SSLContext | None,
     ) -> None:
-        self._limits, self._router, self._backlog, self._gather, self._tls = limits, router, backlog, gather, tls
+        self._limits, self._router, self._backlog, self._tls = limits, router, backlog, tls
+        self._gather, self._ledger = gather, ledger
         self._selector = selectors.DefaultSelector()
         self._callers: set[Caller] = set()
         self._speaking: list[Caller] = []
@@ -103,6 +105,8 @@ class Loop:
         self._thread = threading.get_ident()
         if self._gather is not None:
             self._gather.begin(self._readers.add)
+        if self._ledger is not None:
+            self._ledger.begin()
         while self._running:
             try:
                 self._turn()
@@ -116,6 +120,8 @@ class Loop:
         self._readers.refuse()
         self._perform_posted()
         self._readers.end()
+        if self._ledger is not None:
+            self._ledger.settle()
         self._selector.close()
         self._here.close()
         self._there.close()
@@ -129,6 +135,8 @@ class Loop:
         self._backlog.serve()
         if self._gather is not None:
             self._flush(self._gather)
+        if self._ledger is not None:
+            self._ledger.settle()
         speaking, self._speaking = self._speaking, []
         for caller in speaking:
             caller.flush()

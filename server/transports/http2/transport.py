@@ -11,7 +11,7 @@ import ssl
 
 from typing_extensions import override
 
-from server.transports.base import Gather, Methods, Transport, TransportOptions
+from server.transports.base import Gather, Ledger, Methods, Transport, TransportOptions
 from server.transports.http2.backlog import Backlog
 from server.transports.http2.loop import Loop
 from server.transports.http2.router import Router
@@ -23,11 +23,18 @@ from server.transports.options import address
 class Http2Transport(Transport):
     """A gRPC server on a thread of its own, with the running event loop as its slow lane."""
 
-    def __init__(self, methods: Methods, options: TransportOptions, gather: Gather | None = None) -> None:
+    def __init__(
+        self,
+        methods: Methods,
+        options: TransportOptions,
+        gather: Gather | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:
         self.name = "lean"
         self._methods = methods
         self._options = options
         self._gather = gather
+        self._ledger = ledger
         self._loop: Loop | None = None
         self._stopped = asyncio.Event()
         self._stopping = False
@@ -47,7 +54,8 @@ class Http2Transport(Transport):
             raise OSError(error.errno, f"cannot listen on {where}: {error.strerror}") from error
         self._lane = SlowLane(asyncio.get_running_loop())
         backlog = Backlog()
-        self._loop = Loop(options, Router(self._methods, self._lane, backlog), backlog, self._gather, tls)
+        router = Router(self._methods, self._lane, backlog)
+        self._loop = Loop(options, router, backlog, self._gather, self._ledger, tls)
         self._loop.start(listener)
         bound: int = listener.getsockname()[1]
         return bound
