@@ -110,8 +110,10 @@ class Admission:
         half = self._costs.start_after(batcher.rows // 2, batcher.limit, 1)
         raise QueueFull(f"the queue is full: expected at most {bound} {what}", retry_after=max(half, SHORTEST_RETRY))
 
-    def predict(self, pending: Pending, batcher: Batcher[Pending], free_at: Callable[[], float]) -> None:
-        """Refuse a request that would finish too late; `free_at()` is when the first instance can take a batch.
+    def predict(self, pending: Pending, batcher: Batcher[Pending], free_at: Callable[[float], float]) -> None:
+        """Refuse a request that would finish too late.
+
+        `free_at` takes the present instant and returns when the first instance can take a batch.
 
         Raises:
             DeadlineUnreachable: `retry_after` is when a request with the same budget would be in time.
@@ -125,7 +127,7 @@ class Admission:
             limit = batcher.rows_for(budget)
             longest = costs.seconds_at_most(limit)
         ahead = batcher.rows_before(pending.rank, pending.deadline)
-        start = free_at() + costs.start_after(ahead, limit, instances)
+        start = free_at(pending.arrival) + costs.start_after(ahead, limit, instances)
         rows = ahead + pending.rows
         finish = start + (longest if rows >= limit else costs.seconds_at_most(rows))
         headroom = CROWDED_HEADROOM if start > pending.arrival else HEADROOM

@@ -67,6 +67,8 @@ class CostCurve:
         for i in range(1, len(self._seconds)):
             self._seconds[i] = max(self._seconds[i], self._seconds[i - 1])
         self._spread = 0.0
+        self._at_most: dict[int, float] = {}
+        """What `seconds_at_most` has found since the curve last changed: every request asks for the same one or two."""
         self._at_load = tuple(self._seconds)
         # The knots never move, so where a size lies between them is worked out once: a look-up costs 0.1 us.
         self._places = [self._place(rows) for rows in range(self._rows[-1] + 1)]
@@ -98,7 +100,10 @@ class CostCurve:
 
     def seconds_at_most(self, rows: int) -> float:
         """Return the seconds that a run of `rows` seldom exceeds, for whoever has a deadline to keep."""
-        return self.seconds(rows) * (1 + MARGIN * self._spread)
+        known = self._at_most.get(rows)
+        if known is None:
+            known = self._at_most[rows] = self.seconds(rows) * (1 + MARGIN * self._spread)
+        return known
 
     def rows_within(self, budget: float, limit: int) -> int:
         """Return the largest b <= `limit` that seldom exceeds `budget` seconds, 0 if not even one row does."""
@@ -117,6 +122,7 @@ class CostCurve:
         change = min(max(seconds / expected, 1 / LARGEST_STEP), LARGEST_STEP) - 1
         lower, upper, weight = self._places[min(rows, self._rows[-1])]
         self._spread += SPREAD_WEIGHT * (abs(change) - self._spread)
+        self._at_most.clear()
         # Divided by the squares of the weights, t(rows) itself moves by the full step (normalised least mean squares).
         step = WEIGHT * change / (weight**2 + (1 - weight) ** 2)
         self._seconds[lower] *= 1 + step * (1 - weight)
@@ -130,6 +136,7 @@ class CostCurve:
         Whoever refuses by this curve while the model stands idle says so here, until something is tried again.
         """
         self._spread *= 1 - DOUBT
+        self._at_most.clear()
         for i, (seconds, at_load) in enumerate(zip(self._seconds, self._at_load, strict=True)):
             self._seconds[i] = min(seconds, seconds + DOUBT * (at_load - seconds))
 

@@ -15,7 +15,6 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from server.admission import Admission, Limits
 from server.batcher import Batcher
@@ -95,7 +94,7 @@ class Dispatcher:
         self._admission.set_terms(pending, now)
         try:
             self._admission.check(pending, batcher, self._bytes)
-            self._admission.predict(pending, batcher, partial(self._free_at, now))
+            self._admission.predict(pending, batcher, self._free_at)
         except ServingError as refusal:
             self.statistics.reject(refusal.reason)
             if self._free and not batcher.rows:

@@ -3,6 +3,7 @@
 import asyncio
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -181,11 +182,11 @@ class FakeQueue:
 class FakeCall:
     """One call, and how it ended: `message`, or `code` and `details`."""
 
-    def __init__(self, method=INFER, metadata: Metadata = (), remaining=None):
+    def __init__(self, method=INFER, metadata: Metadata = (), remaining=None, deadline=None):
         self.method = method
         self.metadata = metadata
         self.peer = "ipv4:127.0.0.1:50000"
-        self.remaining = remaining
+        self.deadline = deadline if remaining is None else time.monotonic() + remaining
         self.message: bytes | None = None
         self.code: StatusCode | None = None
         self.details = ""
@@ -193,9 +194,6 @@ class FakeCall:
         self.ends = 0
         self.callbacks: list[Callable[[], None]] = []
         self.ended = threading.Event()
-
-    def time_remaining(self):
-        return self.remaining
 
     def reply(self, message):
         self._end(StatusCode.OK)

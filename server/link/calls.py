@@ -8,6 +8,7 @@ implementations, and it does not matter which frontend a caller reaches.
 import asyncio
 import itertools
 import json
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
@@ -47,7 +48,8 @@ class Calls:
         if self._end.lost:
             raise QueueUnavailable("this server's engine process is gone; it is on its way down")
         number = next(self._numbers)
-        head = json.dumps([call.method, _plain(call.metadata), call.peer, call.time_remaining()]).encode()
+        left = None if call.deadline is None else max(call.deadline - time.monotonic(), 0.0)
+        head = json.dumps([call.method, _plain(call.metadata), call.peer, left]).encode()
         answer: asyncio.Future[bytes] = self._loop.create_future()
         self._open[number] = answer
         self._end.tell(CALL, number, len(head).to_bytes(4, "little") + head + message)
@@ -94,12 +96,8 @@ class ForwardedCall:
     method: str
     metadata: Metadata
     peer: str
-    expires: float | None
-    clock: Callable[[], float]
-
-    def time_remaining(self) -> float | None:
-        """Return the seconds left when the frontend had it, less those that have passed since."""
-        return None if self.expires is None else max(self.expires - self.clock(), 0.0)
+    deadline: float | None
+    """By the seconds that were left when the frontend had it."""
 
     def reply(self, message: bytes) -> None:
         """Never called: the handler returns its answer."""
@@ -133,8 +131,8 @@ class Clerk:
     def _on_call(self, number: int, data: Buffer, start: int, stop: int) -> None:
         at = start + 4 + int.from_bytes(data[start : start + 4], "little")
         method, metadata, peer, remaining = json.loads(bytes(data[start + 4 : at]))
-        expires = None if remaining is None else self._loop.time() + remaining
-        call = ForwardedCall(method, _metadata(metadata), peer, expires, self._loop.time)
+        deadline = None if remaining is None else time.monotonic() + remaining
+        call = ForwardedCall(method, _metadata(metadata), peer, deadline)
         self._loop.call_soon_threadsafe(self._start, number, call, bytes(data[at:stop]))
 
     def _on_hang_up(self, number: int, _: Buffer, __: int, ___: int) -> None:

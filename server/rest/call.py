@@ -51,8 +51,9 @@ class HttpCall:
         """Address of the caller."""
         return f"http:{self._request.remote}"
 
-    def time_remaining(self) -> float | None:
-        """HTTP callers set no deadline; the `timeout` parameter of the request still counts."""
+    @property
+    def deadline(self) -> float | None:
+        """HTTP callers set none; the `timeout` parameter of the request still counts."""
         return None
 
     def reply(self, message: bytes) -> None:

@@ -5,6 +5,7 @@ gRPC's own core by public API only, so it is what remains for who doubts the HTT
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import NoReturn, TypeAlias
 
@@ -142,9 +143,10 @@ async def _invoke(method: Fast | Unary, call: AioCall, message: bytes | None) ->
 
 def _shed(shed: Shed | None, call: AioCall, message: bytes) -> bool:
     """End a call that would only be refused; False for one that may go on."""
-    left = call.time_remaining()
-    refusal = None if shed is None or left is None else shed.refuse(message, left, call.metadata, 0.0)
-    if shed is None or refusal is None:
+    if shed is None or call.deadline is None:
+        return False
+    refusal = shed.refuse(message, call.deadline - time.monotonic(), call.metadata, 0.0)
+    if refusal is None:
         return False
     call.fail(refusal.status.code, refusal.status.details, refusal.status.trailers)
     refusal.count(1)

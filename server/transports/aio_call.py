@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator
 from typing import cast
 
@@ -27,6 +28,8 @@ class AioCall(Once, Call):
         # Read now: once the call is over, grpc.aio has freed what these look at.
         self._metadata = _metadata(context)
         self._peer = context.peer()
+        left = finite(context.time_remaining())
+        self._deadline = None if left is None else time.monotonic() + left
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self.answer: asyncio.Future[bytes] = self._loop.create_future()
@@ -41,9 +44,10 @@ class AioCall(Once, Call):
     def peer(self) -> str:
         return self._peer
 
+    @property
     @override
-    def time_remaining(self) -> float | None:
-        return finite(self._context.time_remaining())
+    def deadline(self) -> float | None:
+        return self._deadline
 
     @override
     def reply(self, message: bytes) -> None:

@@ -69,8 +69,9 @@ class Call(Protocol):
     def peer(self) -> str:
         """Address of the caller in gRPC's form, e.g. ipv4:127.0.0.1:50000."""
 
-    def time_remaining(self) -> float | None:
-        """Seconds until the caller's deadline, None when it set none."""
+    @property
+    def deadline(self) -> float | None:
+        """The instant (time.monotonic()) of the caller's deadline, None when it set none."""
 
     def reply(self, message: bytes) -> None:
         """Answer a unary call: message and OK. Ignored when the caller has gone or the call was answered."""

@@ -76,13 +76,13 @@ class Exchange:
         Raises:
             DeadlineExceeded: it has passed.
         """
-        remaining = self._call.time_remaining()
-        most = self._gate.limits.max_deadline
-        if remaining is None or remaining > most:
-            return self.started + most
-        if remaining <= 0:
+        deadline = self._call.deadline
+        latest = self.started + self._gate.limits.max_deadline
+        if deadline is None or deadline > latest:
+            return latest
+        if deadline <= self.started:
             raise DeadlineExceeded("the deadline had passed before the request could be queued")
-        return time.monotonic() + remaining
+        return deadline
 
     def found(self, spec: ModelSpec) -> None:
         """Say which model the call is about; a refusal is accounted to it."""

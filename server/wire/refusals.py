@@ -97,8 +97,8 @@ class Refusals:
 
         The message's first bytes name the model that it was for.
         """
-        spec, head, left = request.spec, head_of(message), call.time_remaining()
-        if spec is None or head is None or left is None or request.rows > 1:
+        spec, head = request.spec, head_of(message)
+        if spec is None or head is None or call.deadline is None or request.rows > 1:
             return
         if spec.config.batching.priority_levels or spec.config.response_cache or _has_less(spec, request):
             return
@@ -106,7 +106,7 @@ class Refusals:
         if message[alike - 1] in (NAME_TAG, VERSION_TAG):
             return  # said again: what the message is for would not be known by its beginning
         now, taken = self._clock(), refusal.taken
-        left = min(left, request.deadline - now)
+        left = min(call.deadline, request.deadline) - now
         kept = min(KEPT * left, refusal.wait)
         if taken is None or kept < SHORTEST:
             return

@@ -6,6 +6,7 @@ a status instead. The last answer to each request says so (`triton_final_respons
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from server.errors import DeadlineExceeded
@@ -98,8 +99,10 @@ class _StreamCall:
     def peer(self) -> str:
         return self._stream.peer
 
-    def time_remaining(self) -> float | None:
-        return self._stream.time_remaining()
+    @property
+    def deadline(self) -> float | None:
+        left = self._stream.time_remaining()
+        return None if left is None else time.monotonic() + left
 
     def reply(self, message: bytes) -> None:
         self._settle(message)

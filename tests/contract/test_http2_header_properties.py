@@ -5,6 +5,7 @@ library's.
 """
 
 import os
+import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -46,7 +47,8 @@ def mirror():
     seen = []
 
     def look(call, message):
-        seen.append((call.method, [pair for pair in call.metadata if pair[0].startswith("x-")], call.time_remaining()))
+        left = None if call.deadline is None else call.deadline - time.monotonic()
+        seen.append((call.method, [pair for pair in call.metadata if pair[0].startswith("x-")], left))
         call.reply(message)
 
     with hosted(One=Fast(look), Two=Fast(look)) as host:

@@ -161,7 +161,7 @@ async def test_a_call_kept_after_its_answer_does_not_hold_up_the_end(kind):
 
     assert time.monotonic() - began < 5
     assert kept[0].peer.startswith("ipv4:")
-    assert kept[0].time_remaining() is None
+    assert kept[0].deadline is None
 
 
 async def test_answers_given_while_the_transport_closes_harm_nobody(kind):

@@ -4,6 +4,7 @@ import asyncio
 import select
 import socket
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -210,7 +211,7 @@ def test_calls_that_were_read_are_handled_before_a_pause(stage):
 @pytest.mark.usefixtures("ages")
 def test_what_a_look_at_the_deadlines_has_to_say_leaves_before_a_pause(stage):
     def let_time_pass():
-        while stage.held and stage.held[0].time_remaining():
+        while stage.held and stage.held[0].deadline > time.monotonic():
             stage.seconds = AGES
 
     stage.before_pause = let_time_pass

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,6 +10,7 @@ from server.errors import DeadlineUnreachable, QueueFull, Unauthenticated
 from server.pb import open_inference_pb2 as pb
 from server.spec import QueuePolicy
 from server.transports.base import StatusCode
+from server.wire import exchange
 from server.wire.refusals import KEPT, LATER, PASSING, SOONER
 from tests.wire import CHURN, INFER, LIMITS, MNIST, SENTIMENT, Bench, message
 
@@ -31,8 +33,10 @@ class Clock:
 
 
 @pytest.fixture
-def clock():
-    return Clock()
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(exchange, "time", SimpleNamespace(monotonic=clock))
+    return clock
 
 
 def refused(clock, *specs, refusal=None, rows=1, first=None, remaining=BUDGET):
@@ -40,7 +44,7 @@ def refused(clock, *specs, refusal=None, rows=1, first=None, remaining=BUDGET):
     bench = Bench(*specs)
     bench.methods[INFER].handler.refusals._clock = clock
     bench.queue.refusals.append(refusal or clock.refusal())
-    first = bench.start(first or message(specs[0] if specs else CHURN, rows), remaining=remaining)
+    first = bench.start(first or message(specs[0] if specs else CHURN, rows), deadline=clock.now + remaining)
     assert first.code is StatusCode.RESOURCE_EXHAUSTED
     return bench
 
@@ -115,7 +119,7 @@ def test_after_a_moment_nobody_is_asked_about_whatever_model_comes(clock):
     bench = refused(clock)
     clock.now += KEPT * BUDGET * 0.9
     bench.queue.refusals.append(clock.refusal())
-    bench.start(message(MNIST), remaining=BUDGET)
+    bench.start(message(MNIST), deadline=clock.now + BUDGET)
     recent = bench.methods[INFER].shed.recent
     clock.now += KEPT * BUDGET * 0.2
     assert judged(bench) is None

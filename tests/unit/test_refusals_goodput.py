@@ -20,10 +20,7 @@ TURN = 0.004
 
 @dataclass
 class Call:
-    left: float
-
-    def time_remaining(self):
-        return self.left
+    deadline: float
 
 
 class Door:
@@ -51,7 +48,7 @@ class Door:
         except DeadlineUnreachable as refusal:
             self.refused += 1
             asked = replace(request((1,), deadline=self.machine.now + left), spec=self.machine.spec)
-            self.memory.remember(Call(left), MESSAGE, asked, refusal)
+            self.memory.remember(Call(self.machine.now + left), MESSAGE, asked, refusal)
         else:
             self.arrived[number] = arrival
 

@@ -77,7 +77,7 @@ class Shedder:
 
     def refuses(self, call: UnaryCall, message: bytes, now: float) -> bool:
         """End a call whose turn it is, if its handler would only refuse it now."""
-        if not self.recent or call.deadline is None or call.timeout is None:
+        if call.deadline is None or call.timeout is None:
             return False
         left = call.deadline - now
         doom = self._find(message, left, call.metadata, call.timeout - left)
@@ -160,7 +160,7 @@ class Backlog:
             call, handler, message, shedder = waiting.popleft()
             if call.gone:  # who resets calls as fast as they come must not make others wait for them
                 continue
-            if shedder is not None and shedder.refuses(call, message, now):
+            if shedder is not None and shedder.recent and shedder.refuses(call, message, now):
                 continue
             handled += 1
             call.handle(handler, message)

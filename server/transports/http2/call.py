@@ -51,7 +51,7 @@ class UnaryCall(Once):
         self._assembler: Assembler | None = None
         timeout = head.timeout
         self.deadline = None if timeout is None else time.monotonic() + timeout
-        """On time.monotonic(); None for none."""
+        """See base.Call."""
         self.half_closed = False
         """Whether the caller has said everything."""
         self.pristine = True
@@ -73,10 +73,6 @@ class UnaryCall(Once):
     def timeout(self) -> float | None:
         """Seconds that the caller gave it; None for none."""
         return self._head.timeout
-
-    def time_remaining(self) -> float | None:
-        """Seconds until the caller's deadline, None when it set none."""
-        return None if self.deadline is None else max(self.deadline - time.monotonic(), 0.0)
 
     def reply(self, message: bytes) -> None:
         """Answer: message and OK. Ignored when the caller has gone or the call was answered."""
