@@ -12,15 +12,16 @@ from server.accounting import Together
 from server.cli.main import main
 from server.counts import Line, RequestCounts
 from server.statistics import Histogram, ModelStatistics
+from server.wire.observer import Ended
 
 OFF, ON = signal.SIGUSR1, signal.SIGUSR2
 _COUNTING = [
     (owner, name, getattr(owner, name))
     for owner, names in (
         (RequestCounts, ("count", "add")),
-        (Line, ("add", "wants")),
+        (Line, ("add", "add_since", "wants")),
         (Together, ("add",)),
-        (Histogram, ("observe", "observe_all")),
+        (Histogram, ("observe", "observe_all", "observe_since")),
         (ModelStatistics, ("executed", "reject")),
     )
     for name in names
@@ -32,9 +33,15 @@ def _nothing(*_: object) -> int:
     return 0
 
 
+def _write_down(self: Together, ended: Ended) -> None:
+    """Do what `Together.add` does but count: log lines are not metrics."""
+    if ended.started > self._accountant.usual.full_until:
+        self._accountant.tell(self._line, self._method, ended, 0.0)
+
+
 def _take_out(*_: object) -> None:
     for owner, name, _method in _COUNTING:
-        setattr(owner, name, _nothing)
+        setattr(owner, name, _write_down if owner is Together else _nothing)
 
 
 def _put_back(*_: object) -> None:

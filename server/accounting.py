@@ -5,9 +5,10 @@ held back by lines about successes. This module must never know a transport or a
 """
 
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from server import log
 from server.counts import Line, RequestCounts
@@ -19,30 +20,63 @@ _OURS = {StatusCode.INTERNAL, StatusCode.UNKNOWN, StatusCode.DATA_LOSS}
 
 
 class Together:
-    """Implements wire.observer.Meter: what one thread hears of in one turn is counted at its end, in one go."""
+    """Implements wire.observer.Meter: what one thread hears of in one turn is counted at its end, in one go.
 
-    __slots__ = ("_accountant", "_ended", "_line", "_method")
+    Of nearly every RPC only the instant is kept at which it started: to keep more of it until then costs several times
+    as much. Those that may make an example or a log line are kept whole, as far as that can be told when a turn begins.
+    """
+
+    __slots__ = (
+        "_accountant", "_durations", "_kept", "_lasted", "_line", "_lines", "_method", "_newest", "_oldest", "_opened",
+        "_started",
+    )  # fmt: skip
 
     def __init__(self, accountant: "Accountant", line: Line, method: str) -> None:
         self._accountant = accountant
         self._line = line
+        self._durations = line.durations
+        self._lines = accountant.usual
         self._method = method
-        self._ended: list[Ended] = []
+        self._started: list[float] = []
+        self._kept: list[Ended] = []
+        self._oldest = self._newest = self._opened = self._lasted = 0.0
+        """Who started after the first and no later than the second is sure to make neither."""
 
     def add(self, ended: Ended) -> None:
         """See wire.observer.Meter."""
         accountant = self._accountant
         if threading.get_ident() != accountant.thread:
-            accountant.enter(self._line, self._method, [ended])
+            accountant.enter(self._line, self._method, ended)
             return
-        if not self._ended:
-            accountant.unsettled.append(self)
-        self._ended.append(ended)
+        started = ended.started
+        if not self._started:
+            self._open(accountant)
+        self._started.append(started)
+        if not self._oldest < started <= self._newest:
+            self._kept.append(ended)
 
-    def settle(self) -> None:
+    def settle(self, now: float) -> None:
         """Count them."""
-        ended, self._ended = self._ended, []
-        self._accountant.enter(self._line, self._method, ended)
+        lines = self._lines
+        self._lasted = now - self._opened
+        started, self._started = self._started, []
+        self._line.add_since(started, now)
+        if self._kept:
+            kept, self._kept = self._kept, []
+            for ended in kept:
+                self._accountant.tell(self._line, self._method, ended, now - ended.started)
+            lines.hold(len(started) - len(kept))
+        else:
+            lines.hold(len(started))
+
+    def _open(self, accountant: "Accountant") -> None:
+        """Begin a turn."""
+        accountant.unsettled.append(self)
+        now = self._opened = accountant.clock()
+        end = now + self._lasted
+        low, high = self._durations.quiet
+        self._oldest = end - high
+        self._newest = end - low if now < self._lines.full_until else -math.inf
 
 
 class _Apart:
@@ -62,8 +96,8 @@ class Accountant:
         self, counts: RequestCounts, lines_per_second: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._counts = counts
-        self._clock = clock
-        self._usual = log.Sampler(lines_per_second, clock)
+        self.clock = clock
+        self.usual = log.Sampler(lines_per_second, clock)
         self._faults = log.Sampler(lines_per_second, clock)
         self._names: dict[str, str] = {}
         self.thread = 0
@@ -77,23 +111,24 @@ class Accountant:
 
     def settle(self) -> None:
         """Count what meters have heard of from the thread that has begun."""
-        while self.unsettled:
-            self.unsettled.pop().settle()
+        if self.unsettled:
+            now = self.clock()
+            while self.unsettled:
+                self.unsettled.pop().settle(now)
 
-    def enter(self, line: Line, method: str, ended: Sequence[Ended]) -> None:
-        """Count RPCs that have just ended with OK; nearly none makes an example or a log line."""
-        now = self._clock()
-        seconds = [now - one.started for one in ended]
-        if line.add_all(seconds):
-            for one, took in zip(ended, seconds, strict=True):
-                if line.wants(took):
-                    self._exemplify(one.outcome(took), method)
-        for place, one in enumerate(ended):
-            skipped = self._usual.admit()
-            if skipped is None:
-                self._usual.hold(len(ended) - place - 1)
-                return
-            self._write(one.outcome(seconds[place]), skipped, logging.INFO)
+    def enter(self, line: Line, method: str, ended: Ended) -> None:
+        """Count an RPC that has just ended with OK, apart from others."""
+        seconds = self.clock() - ended.started
+        line.add(seconds)
+        self.tell(line, method, ended, seconds)
+
+    def tell(self, line: Line, method: str, ended: Ended, seconds: float) -> None:
+        """Make an example and a log line of an RPC that was counted, where there is room for them."""
+        if line.wants(seconds):
+            self._exemplify(ended.outcome(seconds), method)
+        skipped = self.usual.admit()
+        if skipped is not None:
+            self._write(ended.outcome(seconds), skipped, logging.INFO)
 
     def finished(self, outcome: Outcome) -> None:
         """Count one RPC and, if its second has room for one more line, log it."""
@@ -103,7 +138,7 @@ class Accountant:
         if self._counts.count(outcome.model, outcome.version, method, code, outcome.seconds):
             self._exemplify(outcome, method)
         fault = not fine and outcome.code in _OURS
-        skipped = (self._faults if fault else self._usual).admit()
+        skipped = (self._faults if fault else self.usual).admit()
         if skipped is not None:
             self._write(outcome, skipped, logging.ERROR if fault else logging.INFO)
 
@@ -111,7 +146,7 @@ class Accountant:
         """Count so many calls that were turned away, and write one line for all of them."""
         name = self._names.get(method) or self._name(method)
         self._counts.add(model, version, name, code.name, calls)
-        skipped = self._usual.admit()
+        skipped = self.usual.admit()
         if skipped is not None:
             about: dict[str, object] = {"model": model, "version": version} if model else {}
             about |= {"method": method, "code": code.name, "reason": reason, "calls": calls, "skipped": skipped}

@@ -196,8 +196,7 @@ class Dispatcher:
             answered.append((pending, whole))
             queued.append(pending.started - pending.arrival)
             served += now - pending.arrival
-        self.statistics.queue_seconds.observe_all(queued)
-        self.statistics.executed(run.rows, outputs, len(answered), served, sum(queued))
+        self.statistics.executed(run.rows, outputs, served, queued)
         return answered
 
     def queue_statistics(self, now: float) -> QueueStatistics:

@@ -17,7 +17,7 @@ from server.queues.base import Queue
 from server.rest.server import RestServer
 from server.settings import Settings
 from server.spans import Tracing
-from server.transports.base import Gather, Methods
+from server.transports.base import Gather, Ledger, Methods
 from server.transports.choose import choose
 from server.wire.admission import Admission
 from server.wire.gate import Gate
@@ -37,6 +37,8 @@ class Shared:
     """Has the engine answer some of the methods."""
     gather: Gather | None
     """What sends requests to the engine's queue; None where they go to Redis."""
+    written_down: Callable[[Ledger], None] | None
+    """Has answers written down by the thread on which they come from the engine; None where they come from Redis."""
 
 
 class Front:
@@ -85,7 +87,11 @@ class Front:
         if shared is not None:
             self.table, gather = shared.forwarded(self.table), shared.gather
             options = replace(options, reuse_port=True)
-        self._transport = choose(settings.transport, self.table, options, gather, accountant)
+        ledger: Ledger | None = accountant
+        if shared is not None and shared.written_down is not None:
+            shared.written_down(accountant)
+            ledger = None
+        self._transport = choose(settings.transport, self.table, options, gather, ledger)
         self._rest = RestServer(self.table, limits.max_message_bytes, reuse_port=shared is not None)
         self.transport_name = self._transport.name
 

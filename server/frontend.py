@@ -66,7 +66,7 @@ class Frontend:
         self._ends: RedisEnds | None = None
         self._tracing: Tracing | None = None
         handlers = {**self._queue.handlers, **self._calls.handlers, NOTE: self._on_note}
-        self._end = End(link, handlers, self._on_end)
+        self._end = End(link, handlers, self._on_end, handed_on=self._queue.settle)
         self._queue.attach(self._end)
         self._calls.attach(self._end)
         self._end.start("link")
@@ -114,7 +114,8 @@ class Frontend:
             if settings.role == "frontend":
                 catalog = RemoteCatalog(ends.served)
         distant = self._queue if queue is self._queue else None
-        shared = Shared(lambda table: self._calls.forwarded(table, but=JOBS), distant)
+        written_down = None if distant is None else distant.write_down
+        shared = Shared(lambda table: self._calls.forwarded(table, but=JOBS), distant, written_down)
         self._tracing = tracing(settings)
         return Front(
             settings, self._lifecycle, self._metrics, catalog, queue, jobs, tracing=self._tracing, shared=shared

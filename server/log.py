@@ -5,6 +5,7 @@ This module is the only one that reads the wall clock, and it never sees a paylo
 
 import json
 import logging
+import math
 import sys
 import threading
 import time
@@ -65,6 +66,8 @@ class Sampler:
         self._limit = per_second
         self._clock = clock
         self._lock = threading.Lock()
+        self.full_until = -math.inf
+        """Until then no line is let through, on `clock`; for who wants to know before there is a line."""
         self._second = 0
         self._passed = 0
         self._held = 0
@@ -76,6 +79,7 @@ class Sampler:
             if second != self._second:
                 self._second, self._passed = second, 0
             if self._passed >= self._limit:
+                self.full_until = second + 1.0
                 self._held += 1
                 return None
             self._passed += 1

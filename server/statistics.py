@@ -72,6 +72,18 @@ class Histogram:
             at = following
         self.sum += sum(values)
 
+    def observe_since(self, instants: Sequence[float], now: float) -> None:
+        """Count the durations from several instants until now, without working each of them out."""
+        counts, bounds = self.counts, self.bounds
+        ordered = sorted(instants)
+        bucket, left = bisect_left(bounds, now - ordered[-1]), len(ordered)
+        while left:
+            older = bisect_left(ordered, now - bounds[bucket], 0, left) if bucket < len(bounds) else 0
+            counts[bucket] += left - older
+            left = older
+            bucket += 1
+        self.sum += len(instants) * now - sum(instants)
+
     def bucket(self, value: float) -> int:
         """Return a value's bucket; one equal to a bound belongs to that bound's bucket, as Prometheus says."""
         return bisect_left(self.bounds, value)
@@ -102,6 +114,13 @@ class Computed(Protocol):
     compute_infer: float
     compute_output: float
     padded_rows: int
+
+
+_Execution = tuple[int, int, float, float, float, float, Sequence[float]]
+"""A batch that ran: rows, rows of filler, seconds of input, inference and output; then of its requests the seconds they
+took in all, together, and the seconds each of them was in the queue."""
+FOLD = 16
+"""Executions that are counted at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +166,13 @@ class ModelStatistics:
     queue_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS_BUCKETS))
     compute_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS_BUCKETS))
     batch_rows: Histogram = field(default_factory=lambda: Histogram(ROWS_BUCKETS))
+    _runs: list[_Execution] = field(default_factory=list, init=False, repr=False, compare=False)
+    """Executions that are in none of these yet."""
 
     def snapshot(self) -> "ModelStatistics":
         """Return a copy that no longer changes."""
-        return ModelStatistics(**{field.name: _copy(getattr(self, field.name)) for field in fields(self)})
+        self._fold()
+        return ModelStatistics(**{field.name: _copy(getattr(self, field.name)) for field in fields(self) if field.init})
 
     def reject(self, reason: str, requests: int = 1) -> None:
         """Count requests refused at the entrance."""
@@ -162,28 +184,43 @@ class ModelStatistics:
         if reason in GIVEN_UP:
             self.dropped[reason] = self.dropped.get(reason, 0) + 1
 
-    def executed(self, rows: int, run: Computed, answered: int, served: float, waited: float) -> None:
-        """Count one execution of `rows` that completed `answered` requests.
+    def executed(self, rows: int, run: Computed, served: float, waited: Sequence[float]) -> None:
+        """Count one execution of `rows` that completed as many requests as there are in `waited`.
 
-        `served` and `waited` are the sums of the seconds those took in all and in the queue. Each request is counted
-        with the whole of its batch's compute time, as Triton does.
+        `waited` are the seconds that each was in the queue, `served` the sum of those they took in all.
         """
+        self._runs.append(
+            (rows, run.padded_rows, run.compute_input, run.compute_infer, run.compute_output, served, waited)
+        )
+        if len(self._runs) >= FOLD:
+            self._fold()
+
+    def _fold(self) -> None:
+        """Count what was kept: one execution after the other costs half of what each costs between other work."""
+        runs, self._runs = self._runs, []
+        for run in runs:
+            self._count(run)
+
+    def _count(self, run: _Execution) -> None:
+        rows, padded, into, infer, out, served, waited = run
+        answered = len(waited)
         self.execution_count += 1
         self.inference_count += rows
-        self.padded_rows += run.padded_rows
+        self.padded_rows += padded
         self.success.add(served, answered)
-        self.queue.add(waited, answered)
-        self.compute_input.add(run.compute_input * answered, answered)
-        self.compute_infer.add(run.compute_infer * answered, answered)
-        self.compute_output.add(run.compute_output * answered, answered)
+        self.queue.add(sum(waited), answered)
+        self.queue_seconds.observe_all(waited)
+        self.compute_input.add(into * answered, answered)  # each request with all of its batch's, as Triton does
+        self.compute_infer.add(infer * answered, answered)
+        self.compute_output.add(out * answered, answered)
         self.batch_rows.observe(rows)
-        self.compute_seconds.observe(run.compute_infer)
+        self.compute_seconds.observe(infer)
         batch = self.batches.get(rows)
         if batch is None:
             batch = self.batches[rows] = BatchStatistics()
-        batch.compute_input.add(run.compute_input)
-        batch.compute_infer.add(run.compute_infer)
-        batch.compute_output.add(run.compute_output)
+        batch.compute_input.add(into)
+        batch.compute_infer.add(infer)
+        batch.compute_output.add(out)
 
 
 def _copy(value: Any) -> Any:  # noqa: ANN401 - whatever a field of ModelStatistics holds

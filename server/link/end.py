@@ -38,7 +38,10 @@ class End:
         handlers: Mapping[int, Handler],
         ended: Callable[[str], None],
         most: int = MOST,
+        handed_on: Callable[[], None] = lambda: None,
     ) -> None:
+        """`handed_on` is called behind all frames that came together."""
+        self._handed_on = handed_on
         self._most = most
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
         self._socket = sock
@@ -151,6 +154,7 @@ class End:
         while count := receive(inbound.space()):
             for kind, number, data, start, stop in received(count):
                 handlers[kind](number, data, start, stop)
+            self._handed_on()
             self.flush()
 
     def close(self) -> None:

@@ -23,6 +23,7 @@ from server.link.packets import AnswerReader, RequestWriter
 from server.messages import Buffer, InferRequest, Reply, Ticket
 from server.queues.base import QueueStatistics
 from server.spec import ModelSpec
+from server.transports.base import Ledger
 
 PATIENCE = 1.0
 """Seconds `statistics` waits for the engine."""
@@ -37,6 +38,8 @@ class LinkedQueue:
         self._answers = AnswerReader()
         self._number_of = number_of
         self._gathering: int | None = None
+        self._ledger: Ledger | None = None
+        self._settling = False
         self._told: SimpleQueue[dict[tuple[str, str], QueueStatistics]] = SimpleQueue()
         self.handlers: Mapping[int, Handler] = {
             ANSWER: self._on_answer, ANSWER_TEMPLATE: self._answers.define, REFUSAL: self._on_refusal,
@@ -47,6 +50,18 @@ class LinkedQueue:
         """Use this link."""
         self._end = end
         self._requests = RequestWriter(end.put, self._number_of)
+
+    def write_down(self, ledger: Ledger) -> None:
+        """Have a ledger settle the answers that come together, on the thread that they come on."""
+        self._ledger = ledger
+
+    def settle(self) -> None:
+        """See `End`: all that came together was handed on."""
+        if self._ledger is not None:
+            if not self._settling:
+                self._settling = True
+                self._ledger.begin()
+            self._ledger.settle()
 
     def submit(self, request: InferRequest, reply: Reply) -> Ticket:
         """See `Queue.submit`; refusals come as the reply."""

@@ -4,7 +4,7 @@ import time
 import pytest
 
 from server.accounting import Accountant, Traced
-from server.counts import RequestCounts
+from server.counts import FOLD, RequestCounts
 from server.messages import InferRequest, Timing
 from server.statistics import SECONDS_BUCKETS
 from server.transports.base import StatusCode
@@ -155,6 +155,53 @@ def test_each_bucket_gets_one_example_of_a_turn_and_no_second_one_until_it_was_r
 
     assert first == {"a", "slow"}
     assert turns.examples() == {"d", "slowest"}
+
+
+@pytest.mark.parametrize("held", [1, FOLD - 1, FOLD, 2 * FOLD + 1])
+def test_what_got_no_line_is_told_of_by_the_next_one_also_from_another_thread(written, held):
+    turns = Turns(1)
+    turns.end("a")
+    turns.accountant.settle()
+    turns.end(*["b"] * held)
+    turns.accountant.settle()
+    elsewhere = threading.Thread(target=turns.end, args=("c",))
+    elsewhere.start()
+    elsewhere.join()
+    turns.clock.now += 1
+    turns.accountant.finished(outcome())
+
+    assert [line.get("skipped", 0) for line in written()] == [0, held + 1]
+    assert measured(turns.counts) == (held + 2, held + 2, 0)
+
+
+def test_an_rpc_that_began_while_there_was_no_room_has_a_line_if_there_is_when_it_ends(written):
+    turns = Turns(1)
+    turns.end("a", "b")
+    turns.accountant.settle()
+    turns.clock.now += 1.0
+    turns.end("c", seconds=0.99)
+    turns.end("d")
+    turns.accountant.settle()
+
+    assert [(line["id"], line.get("skipped", 0)) for line in written()] == [("a", 0), ("c", 1)]
+
+
+@pytest.mark.parametrize("lasted", [0.0, 0.002])
+def test_of_a_full_second_only_what_may_be_an_example_is_looked_at(lasted, monkeypatch):
+    turns, looked_at = Turns(1), []
+    for _ in range(2):
+        turns.end("a", "b")
+        turns.clock.now += lasted
+        turns.accountant.settle()
+    monkeypatch.setattr(Call, "outcome", lambda call, _: looked_at.append(call.request.id))
+    monkeypatch.setattr(turns.accountant, "_exemplify", lambda *_: None)
+    turns.end("like the others", *["c"] * 100)
+    turns.end("slow", seconds=3.0)
+    turns.end("fast", seconds=0.0001)
+    turns.clock.now += lasted
+    turns.accountant.settle()
+
+    assert looked_at == ["slow", "fast"]
 
 
 def test_a_turn_writes_the_lines_that_its_second_has_room_for_and_the_next_tells_of_the_others(written):
