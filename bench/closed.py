@@ -57,8 +57,20 @@ class Closed:
 class H2Load:
     """Measures one call of one server; `rate` is carried from run to run to choose how many calls make up a run."""
 
-    def __init__(self, target: Target, model: str, message: bytes, folder: Path, answer: int = -1) -> None:
-        """Get ready; `answer` is how long one is, found out by asking unless it is given."""
+    def __init__(
+        self, target: Target, model: str, message: bytes, folder: Path, answer: int = -1, deadline: float | None = None
+    ) -> None:
+        """Get ready.
+
+        Args:
+            target: who is asked.
+            model: whose counters are read.
+            message: what is asked.
+            folder: where h2load reads it.
+            answer: how long one is, found out by asking unless it is given.
+            deadline: seconds that each call has, for who compares with calls that have as many; None for none.
+        """
+        self._deadline = () if deadline is None else ("-H", f"grpc-timeout: {1000 * deadline:.0f}m")
         self._target = target
         self._model = model
         self._body = folder / f"{target.name}-{model}-{len(message)}.bin"
@@ -150,7 +162,7 @@ class H2Load:
         connections, streams = CONNECTIONS[in_flight]
         return [
             "h2load", "-n", str(calls), "-c", str(connections), "-m", str(streams), "-d", str(self._body),
-            *_HEADERS, f"--log-file={log}", f"http://{self._target.address}{self._target.path}",
+            *_HEADERS, *self._deadline, f"--log-file={log}", f"http://{self._target.address}{self._target.path}",
         ]  # fmt: skip
 
     def _answered(self, output: str, calls: int) -> float:

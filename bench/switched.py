@@ -18,8 +18,8 @@ STRETCH, SETTLING = 0.1, 0.01
 """Seconds between two switches, and behind one the seconds that are not counted."""
 LEFT_OUT = 3
 """Stretches at the beginning, and as many at the end: the load comes up, and goes."""
-SHORTEST = 2.0
-"""Seconds of load that make a few comparisons."""
+SHORTEST = 4.0
+"""Seconds of load that make some thirty comparisons."""
 
 
 def shares(target: Target, load: H2Load, seconds: float) -> list[float]:

@@ -6,9 +6,9 @@ held back by lines about successes. This module must never know a transport or a
 
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable
+from threading import get_ident
 
 from server import log
 from server.counts import Line, RequestCounts
@@ -45,13 +45,13 @@ class Together:
     def add(self, ended: Ended) -> None:
         """See wire.observer.Meter."""
         accountant = self._accountant
-        if threading.get_ident() != accountant.thread:
+        if get_ident() != accountant.thread:
             accountant.enter(self._line, self._method, ended)
             return
-        started = ended.started
-        if not self._started:
+        together, started = self._started, ended.started
+        if not together:
             self._open(accountant)
-        self._started.append(started)
+        together.append(started)
         if not self._oldest < started <= self._newest:
             self._kept.append(ended)
 
@@ -107,7 +107,7 @@ class Accountant:
 
     def begin(self) -> None:
         """Say that the calling thread will call `settle`, before answers that it has given leave."""
-        self.thread = threading.get_ident()
+        self.thread = get_ident()
 
     def settle(self) -> None:
         """Count what meters have heard of from the thread that has begun."""

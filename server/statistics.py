@@ -119,7 +119,7 @@ class Computed(Protocol):
 _Execution = tuple[int, int, float, float, float, float, Sequence[float]]
 """A batch that ran: rows, rows of filler, seconds of input, inference and output; then of its requests the seconds they
 took in all, together, and the seconds each of them was in the queue."""
-FOLD = 16
+FOLD = 32
 """Executions that are counted at once."""
 
 
