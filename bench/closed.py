@@ -93,7 +93,7 @@ class H2Load:
         used = (target.cpu_seconds() - cpu) / calls * 1e6 if target.process else None
         switched = (target.switches() - switches) / calls if target.process else None
         self._rates[in_flight] = rate
-        delta = self._counted(before, calls)
+        delta = self._counted(before, round(answered * calls))
         p50, p99, p999 = (float(np.percentile(times, q)) / 1000 for q in (50, 99, 99.9))
         caution = f"h2load took {share:.0%} of a core" if share > SERVER_BOUND_SHARE else ""
         if answered < 1:
@@ -143,7 +143,7 @@ class H2Load:
             if not delta or delta["requests"] == calls:
                 return delta
             if time.monotonic() > give_up:
-                raise RuntimeError(f"{calls} calls sent, {self._target.name} answered {delta['requests']:.0f} with OK")
+                raise RuntimeError(f"{calls} calls answered, {self._target.name} says {delta['requests']:.0f} with OK")
 
     def _load(
         self, in_flight: int, calls: int
