@@ -186,22 +186,35 @@ def test_an_rpc_that_began_while_there_was_no_room_has_a_line_if_there_is_when_i
     assert [(line["id"], line.get("skipped", 0)) for line in written()] == [("a", 0), ("c", 1)]
 
 
-@pytest.mark.parametrize("lasted", [0.0, 0.002])
-def test_of_a_full_second_only_what_may_be_an_example_is_looked_at(lasted, monkeypatch):
-    turns, looked_at = Turns(1), []
+def test_of_a_full_second_only_what_may_be_an_example_at_the_end_of_its_turn_is_looked_at(monkeypatch):
+    turns, looked_at, lasted = Turns(1), [], 0.002
     for _ in range(2):
         turns.end("a", "b")
         turns.clock.now += lasted
         turns.accountant.settle()
-    monkeypatch.setattr(Call, "outcome", lambda call, _: looked_at.append(call.request.id))
-    monkeypatch.setattr(turns.accountant, "_exemplify", lambda *_: None)
+    monkeypatch.setattr(turns.accountant, "tell", lambda _, __, ended, ___: looked_at.append(ended.request.id))
     turns.end("like the others", *["c"] * 100)
+    turns.end("like them when it ends", seconds=0.009)
     turns.end("slow", seconds=3.0)
     turns.end("fast", seconds=0.0001)
     turns.clock.now += lasted
     turns.accountant.settle()
 
     assert looked_at == ["slow", "fast"]
+
+
+def test_of_a_turn_all_that_gets_no_line_is_held_back_whether_it_was_looked_at_or_not(written):
+    turns = Turns(1)
+    turns.end("a", "b")
+    turns.accountant.settle()
+    turns.end("c", "d")
+    turns.end("slow", seconds=3.0)
+    turns.accountant.settle()
+    turns.clock.now += 1.0
+    turns.end("e")
+    turns.accountant.settle()
+
+    assert [(line["id"], line.get("skipped", 0)) for line in written()] == [("a", 0), ("e", 4)]
 
 
 def test_a_turn_writes_the_lines_that_its_second_has_room_for_and_the_next_tells_of_the_others(written):
