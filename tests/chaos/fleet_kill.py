@@ -174,9 +174,21 @@ def small_store(directory: Path) -> Path:
 
 
 def served_version(role: Role) -> str:
-    """Return the version that answers."""
+    """Return the version that answers, once the frontend has heard that a worker has it."""
+    versions: list[str] = []
+
+    def answered() -> bool:
+        try:
+            versions.append(stub.ModelInfer(wire.churn([wire.CUSTOMER])).model_version)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+        return bool(versions)
+
     with role.process.channel() as channel:
-        return wire.Stub(channel).ModelInfer(wire.churn([wire.CUSTOMER])).model_version
+        stub = wire.Stub(channel)
+        until(answered, PATIENCE, "the frontend has heard of a worker")
+    return versions[0]
 
 
 async def run(seed: int, seconds: float) -> Verdict:
