@@ -8,7 +8,7 @@ they lie, so it can only be seen within one.
 import signal
 import sys
 
-from server.accounting import Together
+from server.accounting import TurnMeter
 from server.cli.main import main
 from server.counts import Line, RequestCounts
 from server.statistics import Histogram, ModelStatistics
@@ -20,7 +20,7 @@ _COUNTING = [
     for owner, names in (
         (RequestCounts, ("count", "add")),
         (Line, ("add", "add_since", "wants")),
-        (Together, ("add",)),
+        (TurnMeter, ("add",)),
         (Histogram, ("observe", "observe_all", "observe_since")),
         (ModelStatistics, ("executed", "reject")),
     )
@@ -33,15 +33,15 @@ def _nothing(*_: object) -> int:
     return 0
 
 
-def _write_down(self: Together, ended: Ended) -> None:
-    """Do what `Together.add` does but count: log lines are not metrics."""
+def _write_down(self: TurnMeter, ended: Ended) -> None:
+    """Do what `TurnMeter.add` does but count: log lines are not metrics."""
     if ended.started > self._accountant.usual.full_until:
         self._accountant.tell(self._line, self._method, ended, 0.0)
 
 
 def _take_out(*_: object) -> None:
     for owner, name, _method in _COUNTING:
-        setattr(owner, name, _write_down if owner is Together else _nothing)
+        setattr(owner, name, _write_down if owner is TurnMeter else _nothing)
 
 
 def _put_back(*_: object) -> None:

@@ -19,7 +19,7 @@ from server.wire.observer import Ended, Meter, Observer, Outcome
 _OURS = {StatusCode.INTERNAL, StatusCode.UNKNOWN, StatusCode.DATA_LOSS}
 
 
-class Together:
+class TurnMeter:
     """Implements wire.observer.Meter: what one thread hears of in one turn is counted at its end, in one go.
 
     Of nearly every RPC only the instant is kept at which it started: to keep more of it until then costs several times
@@ -102,7 +102,7 @@ class Accountant:
         self._names: dict[str, str] = {}
         self.thread = 0
         """The one that calls `settle` once a turn."""
-        self.unsettled: list[Together] = []
+        self.unsettled: list[TurnMeter] = []
         """The meters that have something to count; that thread's."""
 
     def begin(self) -> None:
@@ -155,7 +155,7 @@ class Accountant:
     def meter(self, method: str, model: str, version: str) -> Meter:
         """Return what counts calls of a method that end well."""
         name = self._names.get(method) or self._name(method)
-        return Together(self, self._counts.line(model, version, name, "OK"), name)
+        return TurnMeter(self, self._counts.line(model, version, name, "OK"), name)
 
     def _name(self, path: str) -> str:
         name = self._names[path] = path.rpartition("/")[2]  # the paths are the methods we serve

@@ -74,6 +74,21 @@ def loop_in_a_thread() -> Iterator[asyncio.AbstractEventLoop]:
         loop.close()
 
 
+@contextmanager
+def listening(transport: Transport) -> Iterator[tuple[int, Callable[[], None]]]:
+    """Serve beside a test that blocks; yield the port, and what closes it before the end."""
+    with loop_in_a_thread() as loop:
+
+        def close() -> None:
+            asyncio.run_coroutine_threadsafe(transport.close(), loop).result(WAIT)
+
+        port = asyncio.run_coroutine_threadsafe(transport.start("127.0.0.1", 0), loop).result(WAIT)
+        try:
+            yield port, close
+        finally:
+            close()
+
+
 @dataclass(frozen=True)
 class End:
     """How a call ended."""

@@ -1,6 +1,5 @@
 """Answers are written down once a turn of the thread of all connections, before they leave, and after its last turn."""
 
-import asyncio
 import select
 import socket
 import threading
@@ -10,7 +9,7 @@ import pytest
 from server.transports.base import Fast
 from server.transports.http2.transport import Http2Transport
 from tests.http2.peer import Peer
-from tests.transports import DEFAULTS, WAIT, loop_in_a_thread
+from tests.transports import DEFAULTS, listening
 
 ECHO = "/t.S/Echo"
 
@@ -59,13 +58,8 @@ class Stage:
 @pytest.fixture
 def stage():
     stage = Stage()
-    with loop_in_a_thread() as loop:
-        stage.port = asyncio.run_coroutine_threadsafe(stage.transport.start("127.0.0.1", 0), loop).result(WAIT)
-        stage.close = lambda: asyncio.run_coroutine_threadsafe(stage.transport.close(), loop).result(WAIT)
-        try:
-            yield stage
-        finally:
-            stage.close()
+    with listening(stage.transport) as (stage.port, stage.close):
+        yield stage
 
 
 def test_answers_are_written_down_on_the_threads_turn_before_they_leave(stage):

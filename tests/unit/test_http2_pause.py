@@ -1,6 +1,5 @@
 """While nothing that callers send could begin, the transport's thread leaves them alone, and hears everybody else."""
 
-import asyncio
 import select
 import socket
 import threading
@@ -16,7 +15,7 @@ from server.transports.http2.backlog import SLICE
 from server.transports.http2.transport import Http2Transport
 from tests.http2.frames import DEADLINE_EXCEEDED, data, request
 from tests.http2.peer import Peer
-from tests.transports import DEFAULTS, WAIT, frame, loop_in_a_thread
+from tests.transports import DEFAULTS, WAIT, frame, listening
 
 PATIENT = replace(DEFAULTS, min_ping_interval=0.0)
 AGES = 3600.0
@@ -124,14 +123,11 @@ def selects(monkeypatch):
 @pytest.fixture
 def stage(selects):
     stage = Stage(selects)
-    with loop_in_a_thread() as loop:
-        stage.port = asyncio.run_coroutine_threadsafe(stage.transport.start("127.0.0.1", 0), loop).result(WAIT)
-        stage.close = lambda: asyncio.run_coroutine_threadsafe(stage.transport.close(), loop).result(WAIT)
+    with listening(stage.transport) as (stage.port, stage.close):
         try:
             yield stage
         finally:
             stage.seconds = 0.0
-            stage.close()
 
 
 @pytest.fixture
